@@ -61,6 +61,7 @@ __all__ = [
     "Stream",
     "Streams",
     "Task",
+    "draw_rate",
 ]
 
 
@@ -414,9 +415,9 @@ class Noise(ABC):
             `batch.noisy(...)`: masks unchanged, `erased` OR-ed, `clean` the first batch.
         """
 
-    def expected(self, rate: float) -> float:
-        """Share of all real steps that `rate` erases on average; the conformance kit measures it."""
-        return rate
+    def expected(self, rate: float) -> dict[str, float]:
+        """Share of each modality's real steps that `rate` erases on average; the conformance kit measures it."""
+        return dict.fromkeys(self.modalities, rate)
 
 
 def draw_rate(rate: Rate, count: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,142 @@
+"""Fusions: one stream made of the generic and the specific ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
+from mmrobust.errors import OptionError
+from mmrobust.nn.layers import CrossBlock
+
+Side = Literal["generic", "specific"]
+
+
+class _Tokens(nn.Module):
+    """All streams one after the other, with a learnable position added.
+
+    Args:
+        shapes: What comes in, all of one width.
+        position: `timestamp` for one vector a time step, shared by the streams; `token` for one a token; `none`.
+        option: Name of the option to blame where the widths differ.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape], position: str, option: str) -> None:
+        super().__init__()
+        widths = {shape.width for shape in shapes.values()}
+        if len(widths) != 1:
+            told = ", ".join(f"{key} {shape.width}" for key, shape in shapes.items())
+            raise OptionError(option, f"its streams must have one width, but they have {told}")
+        self.width = widths.pop()
+        self.keys = tuple(shapes)
+        self.length = sum(shape.length for shape in shapes.values())
+        self.shared = position == "timestamp"
+        steps = max(shape.length for shape in shapes.values()) if self.shared else self.length
+        self.position = None if position == "none" else nn.Parameter(torch.empty(1, steps, self.width))
+        if self.position is not None:
+            nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, streams: Streams) -> tuple[Tensor, Tensor]:
+        """Values `b s d` and mask `b s` of all tokens."""
+        values = []
+        start = 0
+        for key in self.keys:
+            x = streams[key].x
+            if self.position is not None:
+                first = 0 if self.shared else start
+                x = x + self.position[:, first : first + x.shape[1]]
+            start += x.shape[1]
+            values.append(x)
+        return torch.cat(values, 1), torch.cat([streams[key].mask for key in self.keys], 1)
+
+
+class CrossAttention(Fusion):
+    """NORM-TR's multimodal fusion Transformer (paper, section 3.4.1 and equation 5).
+
+    The steps of all modalities, one after the other, are the query (the NRGF by default); keys and values (the MFs)
+    stay the same in every block, as in MulT's crossmodal blocks. Gives `b s d`, a step for each query step.
+
+    What the paper leaves open, and how it is read here: blocks are pre-norm, as in the ViT that it follows for its
+    positions (`norm`); "positional encoding of timestamp" is one learnable vector for each time step, the same for
+    every modality, added to the query and, from a table of its own, to keys and values (`position`); the
+    feed-forward layer is four times as wide (`ratio`). With `norm: pre` the last normalisation is the head's.
+
+    Args:
+        context: What the house provides.
+        depth: Number of blocks; the paper has 2 for MOSI and RML, 4 for MOSEI and IEMOCAP.
+        heads: Attention heads; must divide the query's width.
+        ratio: Width of the feed-forward layer over the query's.
+        norm: `pre` or `post` normalisation.
+        dropout: Share dropped on each residual branch in training.
+        position: `timestamp`, `token` (one vector for each step of each modality) or `none`.
+        query: Which features ask (Table 8 exchanges them).
+        key_value: Which features answer.
+
+    Raises:
+        OptionError: `heads` does not divide the width, or the features asked for are not there.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        depth: int = 2,
+        heads: int = 8,
+        ratio: float = 4.0,
+        norm: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
+        position: Literal["timestamp", "token", "none"] = "timestamp",
+        query: Side = "generic",
+        key_value: Side = "specific",
+    ) -> None:
+        super().__init__(context)
+        sides = {"generic": context.generic, "specific": context.specific}
+        for option, side in (("query", query), ("key_value", key_value)):
+            if not sides[side]:
+                other = "specific" if side == "generic" else "generic"
+                raise OptionError(option, f"there is no {side} extractor; set {option}: {other}, or add the extractor")
+        if depth < 1:
+            raise OptionError("depth", f"must be at least 1, not {depth}")
+        self.query_side, self.key_side = query, key_value
+        self.queries = _Tokens(sides[query], position, "query")
+        self.keys = _Tokens(sides[key_value], position, "key_value")
+        width = self.queries.width
+        if heads < 1 or width % heads:
+            right = ", ".join(str(h) for h in range(1, width + 1) if width % h == 0 and h <= 32)
+            raise OptionError("heads", f"{heads} does not divide the width {width} of the query; {right} do")
+        self.blocks = nn.ModuleList(
+            CrossBlock(
+                width, self.keys.width, heads, ratio=ratio, norm=norm, dropout=dropout, backend=context.attention
+            )
+            for _ in range(depth)
+        )
+        self.shape = Shape(width, self.queries.length)
+
+    def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        sides = {"generic": generic, "specific": specific}
+        x, real = self.queries(sides[self.query_side])
+        source, mask = self.keys(sides[self.key_side])
+        for block in self.blocks:
+            x = block(x, source, mask)
+        return Stream(x, real)
+
+
+class Concat(Fusion):
+    """Each stream's mean over its real steps, one beside the other: no interaction, the plainest fusion.
+
+    Gives one step, `b 1 d`, where d is the sum of all widths. "Without the multimodal fusion Transformer" of Table 6.
+
+    Args:
+        context: What the house provides.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        shapes = [*context.generic.values(), *context.specific.values()]
+        self.shape = Shape(sum(shape.width for shape in shapes), 1)
+
+    def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        return Stream.pooled(torch.cat([s.mean() for s in (*generic.values(), *specific.values())], -1))

@@ -1,0 +1,121 @@
+"""Learning: the views of a batch, and the objectives that read them.
+
+A view is a noise and the objectives that are trained on what it leaves: NORM-TR has a Type-1 view and a Type-2 view
+(paper, section 3.5). Views share one forward pass where every part of the model allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mmrobust.contracts import Batch, Noise, Objective, Outputs, Progress, Rate, Stream, Streams
+from mmrobust.model import Model
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a batch.
+
+    Attributes:
+        noise: What is added; None for the clean batch.
+        rate: How much of it.
+        objectives: Names of the objectives trained on it.
+    """
+
+    noise: Noise | None
+    rate: Rate
+    objectives: tuple[str, ...]
+
+
+class Learning(nn.Module):
+    """Makes the views of a batch, runs the model on them, and adds up the weighted objectives (paper, equation 9).
+
+    Args:
+        views: By name.
+        objectives: By `view.objective`.
+    """
+
+    def __init__(self, views: Mapping[str, View], objectives: Mapping[str, Objective]) -> None:
+        super().__init__()
+        read = {name for objective in objectives.values() for name in objective.reads}
+        # A view that nobody reads is not run.
+        self.views = {name: view for name, view in views.items() if view.objectives or name in read}
+        # ModuleDict keys may not hold a dot.
+        self.objectives = nn.ModuleDict({key.replace(".", "/"): objective for key, objective in objectives.items()})
+
+    def losses(
+        self, model: Model, batch: Batch, generator: torch.Generator, progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Outputs]]:
+        """The loss of one step.
+
+        Args:
+            model: What is trained.
+            batch: A clean batch.
+            generator: Source of the noises, on the batch's device.
+            progress: How far training has come.
+
+        Returns:
+            The weighted sum; each loss before its weight, by `view.objective`; each view's outputs.
+        """
+        batch = replace(batch, features={m: s.zeroed() for m, s in batch.features.items()})
+        noisy = {
+            name: batch if view.noise is None else view.noise(batch, view.rate, generator)
+            for name, view in self.views.items()
+        }
+        views = run_views(model, noisy)
+        parts = {}
+        total = torch.zeros((), device=batch.index.device)
+        for key, objective in self._objectives():
+            parts[key] = objective(views[key.split(".")[0]], views, progress)
+            total = total + objective.weight * parts[key]
+        return total, parts, views
+
+    @torch.no_grad()
+    def update(self, views: Mapping[str, Outputs], progress: Progress) -> None:
+        """Lets every objective change its memory; once a step, after backward, before the optimizer's step."""
+        for key, objective in self._objectives():
+            objective.update(views[key.split(".")[0]], views, progress)
+
+    def _objectives(self) -> list[tuple[str, Objective]]:
+        return [(key.replace("/", "."), module) for key, module in self.objectives.items()]  # type: ignore[misc]
+
+
+def run_views(model: Model, batches: Mapping[str, Batch]) -> dict[str, Outputs]:
+    """The model's outputs for several batches of one size, in one pass where its parts allow it."""
+    if not model.samplewise or len(batches) == 1:
+        return {name: replace(model(batch.features), batch=batch) for name, batch in batches.items()}
+    together = model(_stack([batch.features for batch in batches.values()]))
+    size = len(next(iter(batches.values())))
+    return {
+        name: replace(_slice(together, i * size, size, len(batches) * size), batch=batch)
+        for i, (name, batch) in enumerate(batches.items())
+    }
+
+
+def _stack(features: list[Streams]) -> Streams:
+    stacked = {}
+    for m, first in features[0].items():
+        streams = [streams[m] for streams in features]
+        times = None if first.times is None else torch.cat([s.times for s in streams if s.times is not None])
+        stacked[m] = Stream(torch.cat([s.x for s in streams]), torch.cat([s.mask for s in streams]), times)
+    return stacked
+
+
+def _slice(out: Outputs, start: int, size: int, total: int) -> Outputs:
+    """One view's share of a pass over several; notes whose first dimension is the batch are shared out as well."""
+
+    def take(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] == total:
+            return value[start : start + size]
+        return value
+
+    cut = lambda tree: pytree.tree_map(take, tree)  # noqa: E731
+    return Outputs(
+        cut(out.encoded), cut(out.generic), cut(out.specific), cut(out.fused), cut(out.prediction), cut(out.notes)
+    )

@@ -1,0 +1,85 @@
+"""The model: parts wired one after the other. It knows no component by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from mmrobust.contracts import (
+    Component,
+    Encoder,
+    Fusion,
+    GenericExtractor,
+    Head,
+    Outputs,
+    SpecificExtractor,
+    Streams,
+)
+
+
+class Model(nn.Module):
+    """From features to a prediction: encoder, both extractors, fusion, head (paper, equation 1 and figure 2).
+
+    Args:
+        modalities: In the recipe's order.
+        encoder: g.
+        generic: F_NR.
+        specific: F_M.
+        fusion: The Transformer, or another.
+        head: The prediction.
+    """
+
+    def __init__(
+        self,
+        modalities: tuple[str, ...],
+        encoder: Encoder,
+        generic: GenericExtractor,
+        specific: SpecificExtractor,
+        fusion: Fusion,
+        head: Head,
+    ) -> None:
+        super().__init__()
+        self.modalities = modalities
+        self.encoder = encoder
+        self.generic = generic
+        self.specific = specific
+        self.fusion = fusion
+        self.head = head
+
+    @property
+    def parts(self) -> dict[str, Component]:
+        """Every part by its name, in the order in which data meets them."""
+        return {
+            "encoder": self.encoder,
+            "generic": self.generic,
+            "specific": self.specific,
+            "fusion": self.fusion,
+            "head": self.head,
+        }
+
+    @property
+    def samplewise(self) -> bool:
+        """True where a batch of 2b gives what two batches of b give."""
+        return all(part.samplewise for part in self.parts.values())
+
+    def forward(self, features: Streams) -> Outputs:
+        """One pass; see `Outputs` for what it holds.
+
+        The model never sees labels, what was erased, or clean data. Padding is zero wherever a part looks, NaN
+        included, and dicts have the recipe's order.
+
+        Args:
+            features: `{m: b t_m n_m}`, in any order.
+        """
+        notes: dict[str, Any] = {}
+        encoded = self._tidy(self.encoder(self._tidy(features), notes))
+        generic = self._tidy(self.generic(encoded, notes))
+        specific = self._tidy(self.specific(encoded, notes))
+        fused = self.fusion(generic, specific, notes).zeroed()
+        return Outputs(encoded, generic, specific, fused, self.head(fused), notes)
+
+    def _tidy(self, streams: Streams) -> Streams:
+        order = [m for m in self.modalities if m in streams]
+        order += [key for key in streams if key not in self.modalities]
+        return {key: streams[key].zeroed() for key in order}

@@ -1,0 +1,1 @@
+"""Layers shared by components: attention with its backends, gradient reversal, Transformer blocks."""
