@@ -114,6 +114,10 @@ class CheckpointError(MmrobustError):
     """A checkpoint is missing or damaged."""
 
 
+class WriteError(MmrobustError):
+    """A file cannot be written: a full disk, no permission. What was there before is unharmed."""
+
+
 class InterruptedRun(MmrobustError):
     """The user interrupted; what was finished is kept, and the message says how to go on."""
 
