@@ -1,0 +1,74 @@
+"""mmrobust: a modular plugin toolkit for noisy multimodal fusion.
+
+    import mmrobust
+    run = mmrobust.run("normtr", ["train.epochs=5"])
+
+Every verb of the command line is a function here. Nothing heavy is imported until one of them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmrobust.build import build
+    from mmrobust.recipe import load as load_recipe
+    from mmrobust.registry import catalogue, register
+    from mmrobust.registry.hooks import hookimpl
+    from mmrobust.report import report
+    from mmrobust.robustness import evaluate, predict
+    from mmrobust.training import run, train
+
+_PUBLIC = {
+    "build": "mmrobust.build:build",
+    "catalogue": "mmrobust.registry:catalogue",
+    "evaluate": "mmrobust.robustness:evaluate",
+    "hookimpl": "mmrobust.registry.hooks:hookimpl",
+    "load_recipe": "mmrobust.recipe:load",
+    "predict": "mmrobust.robustness:predict",
+    "register": "mmrobust.registry:register",
+    "report": "mmrobust.report:report",
+    "run": "mmrobust.training:run",
+    "train": "mmrobust.training:train",
+}
+
+__all__ = [
+    "__version__",
+    "build",
+    "catalogue",
+    "evaluate",
+    "hookimpl",
+    "load_recipe",
+    "predict",
+    "register",
+    "report",
+    "run",
+    "train",
+]
+
+
+class _Package(ModuleType):
+    """Keeps `mmrobust.build` and `mmrobust.report` functions, although modules of these names are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mmrobust' has no attribute '{name}'")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,28 @@
+"""Which components there are, who brought them, and what options they take; nothing heavy is imported to know it.
+
+`catalogue()` is the process's `Catalogue`, discovered once. Environment variables steer it, so that child processes
+see the same plugins: `MMROBUST_PLUGINS` (allow-list of distributions), `MMROBUST_NO_PLUGINS=1`,
+`MMROBUST_PLUGIN_FILES` (one-file plugins), `MMROBUST_STRICT_PLUGINS=1` (a broken plugin is an error) and
+`MMROBUST_PLUGIN_SECONDS` (the time limit of each plugin).
+"""
+
+from __future__ import annotations
+
+from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, catalogue, load, register, reset
+from mmrobust.registry.options import OptionSpec, options_of
+from mmrobust.registry.spec import KINDS, ComponentSpec, Part
+
+__all__ = [
+    "KINDS",
+    "Catalogue",
+    "ComponentSpec",
+    "OptionSpec",
+    "Part",
+    "Plugin",
+    "Registrar",
+    "catalogue",
+    "load",
+    "options_of",
+    "register",
+    "reset",
+]
