@@ -151,21 +151,13 @@ def measures_of(task: Task) -> list[str]:
         UsageError: The task names a set that does not exist or is for another kind of task.
     """
     if task.measures not in _SETS:
-        raise UsageError(
-            f"unknown set of measures '{task.measures}'{nearest(task.measures, _SETS)}"
-        )
+        raise UsageError(f"unknown set of measures '{task.measures}'{nearest(task.measures, _SETS)}")
     kind, names = _SETS[task.measures]
     if kind != task.kind:
-        raise UsageError(
-            f"the measures of '{task.measures}' are for {kind}, but the data is for {task.kind}"
-        )
+        raise UsageError(f"the measures of '{task.measures}' are for {kind}, but the data is for {task.kind}")
     if kind == "multilabel":
         decisions = _decisions(task)
-        return [
-            f"{base}.{decision}"
-            for decision in decisions
-            for base in ("accuracy", "f1")
-        ] + list(names)
+        return [f"{base}.{decision}" for decision in decisions for base in ("accuracy", "f1")] + list(names)
     return list(names)
 
 
@@ -186,11 +178,7 @@ def describe(name: str) -> Measure:
     base, dot, decision = name.partition(".")
     if dot and decision and base in ("accuracy", "f1"):
         of = MEASURES[base]
-        what = (
-            "binary accuracy"
-            if base == "accuracy"
-            else "F1 of yes and no, averaged by the truth's support"
-        )
+        what = "binary accuracy" if base == "accuracy" else "F1 of yes and no, averaged by the truth's support"
         return Measure(
             name,
             f"{of.label}, {decision}",
@@ -210,15 +198,11 @@ def check(task: Task, names: Sequence[str]) -> list[str]:
     for name in names:
         describe(name)
         if name not in (known := _available(task)):
-            raise UsageError(
-                f"the measure '{name}' cannot be taken on a {task.kind} task{nearest(name, known)}"
-            )
+            raise UsageError(f"the measure '{name}' cannot be taken on a {task.kind} task{nearest(name, known)}")
     return list(names)
 
 
-def measure(
-    task: Task, prediction: Tensor, label: Tensor, names: Sequence[str] | None = None
-) -> dict[str, float]:
+def measure(task: Task, prediction: Tensor, label: Tensor, names: Sequence[str] | None = None) -> dict[str, float]:
     """The scores of one set of predictions.
 
     Args:
@@ -237,10 +221,7 @@ def measure(
     """
     if task.kind == "regression" and prediction.dim() == 1:
         prediction = prediction.unsqueeze(-1)
-    return {
-        name: value.item()
-        for name, value in measure_many(task, prediction, label, names).items()
-    }
+    return {name: value.item() for name, value in measure_many(task, prediction, label, names).items()}
 
 
 def measure_many(
@@ -267,14 +248,8 @@ def measure_many(
     _check(task, prediction, label)
     if task.kind == "regression":
         # 0.1 in float32 is not 0.1 in float64: both sides are compared with an edge in the coarser of the two.
-        dtype = (
-            torch.float64
-            if prediction.dtype == label.dtype == torch.float64
-            else torch.float32
-        )
-        guess, truth = torch.broadcast_tensors(
-            prediction.squeeze(-1).to(dtype), label.to(dtype)
-        )
+        dtype = torch.float64 if prediction.dtype == label.dtype == torch.float64 else torch.float32
+        guess, truth = torch.broadcast_tensors(prediction.squeeze(-1).to(dtype), label.to(dtype))
         return {name: _REAL[name](guess, truth) for name in names}
     if task.kind == "classification":
         guess = prediction.argmax(-1)
@@ -287,9 +262,7 @@ def measure_many(
     return _decided(task, table, names)
 
 
-def limit(
-    task: Task, posterior: Posterior, label: Tensor, names: Sequence[str] | None = None
-) -> dict[str, float]:
+def limit(task: Task, posterior: Posterior, label: Tensor, names: Sequence[str] | None = None) -> dict[str, float]:
     """The scores of the best decisions that can be made when no more is known than the posterior.
 
     Each measure gets the decision that is best for it, made from the posterior alone and then scored against the
@@ -317,9 +290,7 @@ def limit(
     if task.kind == "multilabel":
         return {}
     if task.kind == "classification":
-        p = torch.zeros(len(weights), task.outputs, dtype=torch.float64).index_add_(
-            1, values.long(), weights
-        )
+        p = torch.zeros(len(weights), task.outputs, dtype=torch.float64).index_add_(1, values.long(), weights)
         return {
             name: measure(
                 task,
@@ -330,10 +301,7 @@ def limit(
             for name in names
         }
     label = label.double()
-    return {
-        name: measure(task, _best_guess(name, values, weights), label, [name])[name]
-        for name in names
-    }
+    return {name: measure(task, _best_guess(name, values, weights), label, [name])[name] for name in names}
 
 
 # Numbers ---------------------------------------------------------------------------------------------------------
@@ -359,9 +327,7 @@ def _corr(guess: Tensor, truth: Tensor) -> Tensor:
     # Each is scaled by its own largest value first: squares of tiny numbers would vanish.
     a = a / a.abs().amax(-1, keepdim=True).clamp(min=1e-300)
     b = b / b.abs().amax(-1, keepdim=True).clamp(min=1e-300)
-    value = ((a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()).clamp(
-        -1, 1
-    )
+    value = ((a * b).sum(-1) / (a.square().sum(-1) * b.square().sum(-1)).sqrt()).clamp(-1, 1)
     value = torch.where(_constant(guess), torch.zeros_like(value), value)
     return value.masked_fill(_constant(truth), torch.nan)
 
@@ -376,9 +342,7 @@ def _rounded(bound: int) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _bins(x: Tensor, edges: Sequence[float]) -> Tensor:
     """The number of the bin (a, b] that each value lies in."""
-    return torch.bucketize(
-        x.contiguous(), torch.tensor(edges[1:-1], dtype=x.dtype, device=x.device)
-    )
+    return torch.bucketize(x.contiguous(), torch.tensor(edges[1:-1], dtype=x.dtype, device=x.device))
 
 
 def _has0(guess: Tensor, truth: Tensor) -> Tensor:
@@ -392,9 +356,7 @@ def _non0(guess: Tensor, truth: Tensor) -> Tensor:
 def _sims(bins: int) -> Callable[[Tensor, Tensor], Tensor]:
     def table(guess: Tensor, truth: Tensor) -> Tensor:
         edges = SIMS_EDGES[bins]
-        return _confusion(
-            _bins(truth.clamp(-1, 1), edges), _bins(guess.clamp(-1, 1), edges), bins
-        )
+        return _confusion(_bins(truth.clamp(-1, 1), edges), _bins(guess.clamp(-1, 1), edges), bins)
 
     return table
 
@@ -402,17 +364,11 @@ def _sims(bins: int) -> Callable[[Tensor, Tensor], Tensor]:
 # Tables of confusion ---------------------------------------------------------------------------------------------
 
 
-def _confusion(
-    truth: Tensor, guess: Tensor, classes: int, keep: Tensor | None = None
-) -> Tensor:
+def _confusion(truth: Tensor, guess: Tensor, classes: int, keep: Tensor | None = None) -> Tensor:
     """How often each class was taken for each, `... n` twice to `... classes classes`, truth first."""
     cell = truth * classes + guess
-    count = (
-        torch.ones_like(cell, dtype=torch.float64) if keep is None else keep.double()
-    )
-    table = torch.zeros(
-        *cell.shape[:-1], classes * classes, dtype=torch.float64, device=cell.device
-    )
+    count = torch.ones_like(cell, dtype=torch.float64) if keep is None else keep.double()
+    table = torch.zeros(*cell.shape[:-1], classes * classes, dtype=torch.float64, device=cell.device)
     return table.scatter_add_(-1, cell, count).unflatten(-1, (classes, classes))
 
 
@@ -482,11 +438,7 @@ def _decided(task: Task, table: Tensor, names: Sequence[str]) -> dict[str, Tenso
     result = {}
     for name in names:
         base, dot, decision = name.partition(".")
-        result[name] = (
-            each[base][..., of[decision]]
-            if dot
-            else each[base.removesuffix("_mean")].mean(-1)
-        )
+        result[name] = each[base][..., of[decision]] if dot else each[base.removesuffix("_mean")].mean(-1)
     return result
 
 
@@ -499,12 +451,7 @@ def _available(task: Task) -> list[str]:
 def _check(task: Task, prediction: Tensor, label: Tensor) -> None:
     tail = 2 if task.kind == "multilabel" else 1
     rows = prediction.shape[-2] if prediction.dim() > 1 else -1
-    if (
-        label.dim() < tail
-        or prediction.dim() < 2
-        or label.shape[-tail] != rows
-        or prediction.shape[-1] != task.outputs
-    ):
+    if label.dim() < tail or prediction.dim() < 2 or label.shape[-tail] != rows or prediction.shape[-1] != task.outputs:
         raise DataError(
             f"predictions of shape {tuple(prediction.shape)} do not fit labels of shape {tuple(label.shape)}: "
             f"a {task.kind} task with {task.outputs} outputs needs (samples, {task.outputs}) and a label for each sample"
@@ -513,20 +460,14 @@ def _check(task: Task, prediction: Tensor, label: Tensor) -> None:
         raise DataError("there is nothing to measure: the split holds no samples")
     if task.kind == "regression":
         if not label.isfinite().all():
-            raise DataError(
-                f"{int((~label.isfinite()).sum())} labels are not finite numbers"
-            )
+            raise DataError(f"{int((~label.isfinite()).sum())} labels are not finite numbers")
     else:
         top = 2 if task.kind == "multilabel" else task.outputs
         if bool(((label < 0) | (label >= top)).any()):
-            raise DataError(
-                f"labels lie between {label.min().item()} and {label.max().item()}, not in 0 to {top - 1}"
-            )
+            raise DataError(f"labels lie between {label.min().item()} and {label.max().item()}, not in 0 to {top - 1}")
     if not prediction.isfinite().all():
         bad = ~prediction.isfinite().flatten(0, -2).all(-1)
-        raise DivergedError(
-            f"{int(bad.sum())} of {len(bad)} predictions are not finite: the model has diverged"
-        )
+        raise DivergedError(f"{int(bad.sum())} of {len(bad)} predictions are not finite: the model has diverged")
 
 
 # The best decisions ----------------------------------------------------------------------------------------------
@@ -541,16 +482,12 @@ def _best_guess(name: str, values: Tensor, weights: Tensor) -> Tensor:
         return weights @ (values.clamp(-1, 1) if name == "sims_corr" else values)
     if bound is not None:
         kind = values.clamp(-bound, bound).round().long() + bound
-        mass = torch.zeros(len(weights), 2 * bound + 1, dtype=weights.dtype).index_add_(
-            1, kind, weights
-        )
+        mass = torch.zeros(len(weights), 2 * bound + 1, dtype=weights.dtype).index_add_(1, kind, weights)
         return mass.argmax(-1).double() - bound
     if name in ("sims_acc2", "sims_acc3", "sims_acc5"):
         edges = torch.tensor(SIMS_EDGES[int(name[-1])], dtype=torch.float64)
         kind = _bins(values.clamp(-1, 1), edges.tolist())
-        mass = torch.zeros(
-            len(weights), len(edges) - 1, dtype=weights.dtype
-        ).index_add_(1, kind, weights)
+        mass = torch.zeros(len(weights), len(edges) - 1, dtype=weights.dtype).index_add_(1, kind, weights)
         return ((edges[1:] + edges[:-1]) / 2)[mass.argmax(-1)]
     # What is left looks at two sides of zero; the side is said as -1 or 1.
     upper = values >= 0 if "has0" in name else values > 0
@@ -559,30 +496,16 @@ def _best_guess(name: str, values: Tensor, weights: Tensor) -> Tensor:
         [weights @ (~upper & counted).double(), weights @ (upper & counted).double()],
         -1,
     )
-    side = (
-        p.argmax(-1)
-        if "acc2" in name
-        else _best_threshold(p, swapped=name.endswith("swapped"))
-    )
+    side = p.argmax(-1) if "acc2" in name else _best_threshold(p, swapped=name.endswith("swapped"))
     return side.double() * 2 - 1
 
 
 def _median(values: Tensor, weights: Tensor) -> Tensor:
-    """The median of each row's distribution, `n`, linear between the values that hold the mass."""
-    order = values.argsort(stable=True)
-    values, weights = values[order], weights[:, order]
-    below = (
-        weights.cumsum(-1) - weights / 2
-    )  # each value's mass lies half on either side of it
-    right = torch.searchsorted(
-        below, torch.full((len(weights), 1), 0.5, dtype=weights.dtype)
-    ).squeeze(-1)
-    right = right.clamp(1, max(len(values) - 1, 1)).clamp(max=len(values) - 1)
-    left = (right - 1).clamp(min=0)
-    rows = torch.arange(len(weights))
-    gap = below[rows, right] - below[rows, left]
-    share = ((0.5 - below[rows, left]) / gap.clamp(min=1e-300)).clamp(0, 1)
-    return values[left] + share * (values[right] - values[left])
+    """The value at which each row's distribution reaches one half, `n`: no other has a smaller expected distance."""
+    values, order = values.sort(stable=True)
+    half = weights.sum(-1, keepdim=True) / 2
+    reached = torch.searchsorted(weights[:, order].cumsum(-1), half).squeeze(-1)
+    return values[reached.clamp(max=len(values) - 1)]
 
 
 def _best_threshold(p: Tensor, swapped: bool = False) -> Tensor:
@@ -590,9 +513,7 @@ def _best_threshold(p: Tensor, swapped: bool = False) -> Tensor:
     score = p[:, 1] / p.sum(-1).clamp(min=1e-300)
     order = score.argsort(descending=True, stable=True)
     zero = torch.zeros(1, 2, dtype=p.dtype)
-    chosen = torch.cat(
-        [zero, p[order].cumsum(0)]
-    )  # row k: expected truth among the k samples called positive
+    chosen = torch.cat([zero, p[order].cumsum(0)])  # row k: expected truth among the k samples called positive
     rest = chosen[-1] - chosen
     table = torch.stack(
         [
@@ -615,22 +536,16 @@ def _best_for_f1(p: Tensor, name: str) -> Tensor:
     classes = p.shape[-1]
     score = _TABLE[name]
     if classes == 2 and name != "f1_macro":
-        return torch.nn.functional.one_hot(
-            _best_threshold(p, swapped=name == "f1_swapped"), 2
-        )
+        return torch.nn.functional.one_hot(_best_threshold(p, swapped=name == "f1_swapped"), 2)
     best, best_quality, choice = None, -1.0, p.argmax(-1)
     for _ in range(30):
         said = torch.nn.functional.one_hot(choice, classes).double()
-        table = (
-            p.T @ said
-        ).requires_grad_()  # what the table will look like on average
+        table = (p.T @ said).requires_grad_()  # what the table will look like on average
         quality = score(table)
         if quality.item() <= best_quality:
             break
         best, best_quality = said, quality.item()
         (gain,) = torch.autograd.grad(quality, table)
-        choice = (p @ gain).argmax(
-            -1
-        )  # what one more sample called so would bring, to first order
+        choice = (p @ gain).argmax(-1)  # what one more sample called so would bring, to first order
     assert best is not None
     return best
