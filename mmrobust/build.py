@@ -124,7 +124,7 @@ def make_context(recipe: Recipe, dataset: Dataset) -> Context:
         aligned=dataset.aligned,
         timed=all(dataset.splits["train"].features[m].times is not None for m in names),
         attention=recipe.model.attention,
-        build=_make_part,
+        build=part_builder,
     )
 
 
@@ -174,7 +174,7 @@ def _make(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _make_part(kind, part, context)
+            return part_builder(kind, part, context)
         except OptionError as error:
             name = next(k for k, base in KINDS.items() if base == kind.__name__)
             at = where if error.option == "use" else (*where, error.option)
@@ -183,7 +183,18 @@ def _make(
             raise RecipeError(Problem(message, recipe.where(*at))) from error
 
 
-def _make_part(kind: type[Any], part: Part[Any], context: Context) -> Any:
+def part_builder(kind: type[Any], part: Part[Any], context: Context) -> Any:
+    """Finds a component by its name and builds it: what `Context.build` is.
+
+    Args:
+        kind: Base class of its kind.
+        part: Its name and options.
+        context: What it is told.
+
+    Raises:
+        PluginError: There is no such component, or it cannot be imported.
+        OptionError: It refuses an option, or does not support this number of modalities.
+    """
     name = next(k for k, base in KINDS.items() if base == kind.__name__)
     catalogue = registry.catalogue()
     cls = catalogue.load(catalogue.find(name, part.use))

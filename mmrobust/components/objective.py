@@ -29,7 +29,7 @@ def _strength(grl: float, schedule: Schedule, progress: Progress) -> float | Ten
     return ramp(progress.fraction, grl) if schedule == "ramp" else grl
 
 
-class Task(Objective):
+class TaskLoss(Objective):
     """L_er: how wrong the prediction is (paper, equation 8).
 
     Cross-entropy for classes, squared error for a regression; several yes-or-no decisions are cross-entropies over

@@ -1,0 +1,229 @@
+"""What a built recipe is made of: its tree with shapes, parameters and FLOPs, and one real training step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrobust.build import Built
+from mmrobust.contracts import Progress, Shape, Stream
+from mmrobust.nn.attention import resolve, use_attention
+from mmrobust.randomness import generator
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the tree.
+
+    Attributes:
+        slot: Which slot of the recipe.
+        use: The component in it.
+        shapes: What it gives, e.g. `text 50x128, audio 50x128` (steps x width).
+        parameters: How many numbers it learns.
+        flops: Floating-point operations of one sample's forward pass (a multiplication and an addition are two).
+    """
+
+    slot: str
+    use: str
+    shapes: str
+    parameters: int
+    flops: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `mmrobust build` prints.
+
+    Attributes:
+        name: The recipe's name.
+        text: The recipe's summary.
+        data: One line on the data.
+        features: Raw shapes.
+        model: The parts in the order in which data meets them.
+        objectives: The objectives by `view.objective`.
+        outputs: Width of the prediction.
+        backend: The attention backend that runs.
+        batch: Samples of the tried step.
+        losses: Losses of the tried step, by `view.objective`, and `total`.
+        idle: Parameters that got no gradient in it.
+    """
+
+    name: str
+    text: str
+    data: str
+    features: str
+    model: tuple[Row, ...]
+    objectives: tuple[Row, ...]
+    outputs: int
+    backend: str
+    batch: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the model, without the objectives'."""
+        return sum(row.parameters for row in self.model)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one sample's forward pass."""
+        return sum(row.flops for row in self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for `--json`."""
+        row = lambda r: {"slot": r.slot, "use": r.use, "gives": r.shapes, "parameters": r.parameters, "flops": r.flops}  # noqa: E731
+        return {
+            "name": self.name,
+            "data": self.data,
+            "features": self.features,
+            "model": [row(r) for r in self.model],
+            "objectives": [{"name": r.slot, "parameters": r.parameters} for r in self.objectives],
+            "outputs": self.outputs,
+            "parameters": self.parameters,
+            "flops": self.flops,
+            "attention": self.backend,
+            "step": {"batch": self.batch, "losses": dict(self.losses), "without_gradient": list(self.idle)},
+        }
+
+    def __str__(self) -> str:
+        rows = [("", "", "gives (steps x width)", "parameters", "MFLOP")]
+        rows += [("features", "", self.features, "", "")]
+        last = len(self.model) - 1
+        for i, r in enumerate(self.model):
+            branch = "└─ " if i == last else "├─ "
+            rows.append((branch + r.slot, r.use, r.shapes, _count(r.parameters), f"{r.flops / 1e6:,.2f}"))
+        rows.append(("prediction", "", str(self.outputs), _count(self.parameters), f"{self.flops / 1e6:,.2f}"))
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [f"{self.name}: {self.text}", f"data: {self.data}", ""]
+        for row in rows:
+            left = "  ".join(cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False))
+            right = "  ".join(cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True))
+            lines.append(f"{left}  {right}".rstrip())
+        if self.objectives:
+            lines += ["", "objectives (training only)"]
+            width = max(len(r.slot) for r in self.objectives)
+            lines += [
+                f"   {r.slot.ljust(width)}  {self.losses[r.slot]:8.4f}  {_count(r.parameters)} parameters"
+                for r in self.objectives
+            ]
+        lines += ["", f"attention: {self.backend}"]
+        total = self.losses["total"]
+        lines.append(f"one step on {self.batch} samples: loss {total:.4f}, forward and backward finite")
+        if self.idle:
+            lines.append(f"no gradient reached: {', '.join(self.idle)}")
+        return "\n".join(lines)
+
+
+def summarize(built: Built, *, seed: int | None = None) -> Summary:
+    """Looks at a built recipe and tries one training step of it on real samples.
+
+    Gradients are left as `None`, weights as they were.
+
+    Args:
+        built: What to look at.
+        seed: Seed of the tried step's noise; None for the recipe's first.
+
+    Raises:
+        DivergedError: The loss or a gradient of the tried step is not finite.
+    """
+    recipe, context, dataset = built.recipe, built.context, built.dataset
+    task = context.task
+    rows = []
+    train = dataset.splits["train"]
+    count = min(recipe.train.batch_size, len(train))
+    batch = train.batch(torch.arange(count))
+    counts = _flops(built, {m: batch.features[m] for m in context.modalities})
+    shapes = {
+        "encoder": built.model.encoder.shapes,
+        "generic": built.model.generic.shapes,
+        "specific": built.model.specific.shapes,
+        "fusion": {"": built.model.fusion.shape},
+        "head": {},
+    }
+    uses = {
+        "encoder": recipe.model.encoder,
+        "generic": recipe.model.generic_extractor,
+        "specific": recipe.model.specific_extractor,
+        "fusion": recipe.model.fusion,
+        "head": recipe.model.head,
+    }
+    for name, part in built.model.parts.items():
+        slot = {"generic": "generic_extractor", "specific": "specific_extractor"}.get(name, name)
+        rows.append(Row(slot, uses[name].use, _shapes(shapes[name]), _size(part), counts[name] // count))
+    losses, idle = _step(built, recipe.train.seeds[0] if seed is None else seed)
+    what = {"regression": f"regression on [{task.low:g}, {task.high:g}]" if task.low is not None else "regression"}
+    kind = what.get(task.kind, f"{task.kind} of {len(task.names) or task.outputs}")
+    sizes = ", ".join(f"{split} {len(s)}" for split, s in dataset.splits.items())
+    objectives = tuple(
+        Row(key.replace("/", "."), key.partition("/")[2], "", _size(module))
+        for key, module in built.learning.objectives.items()
+    )
+    chosen = recipe.model.attention
+    return Summary(
+        name=recipe.name,
+        text=recipe.summary,
+        data=f"{recipe.data.use}, {kind}; {sizes}",
+        features=_shapes(context.features),
+        model=tuple(rows),
+        objectives=objectives,
+        outputs=task.outputs,
+        backend=resolve(chosen) + (" (auto)" if chosen == "auto" else ""),
+        batch=count,
+        losses=losses,
+        idle=idle,
+    )
+
+
+def _step(built: Built, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
+    from mmrobust.errors import DivergedError
+
+    train = built.dataset.splits["train"]
+    count = min(built.recipe.train.batch_size, len(train))
+    modules = nn.ModuleDict({"model": built.model, "learning": built.learning})
+    named = dict(modules.named_parameters())
+    batch = train.batch(torch.arange(count))
+    progress = Progress(0, torch.zeros(()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        total, parts, _ = built.learning.losses(built.model, batch, generator(seed, "summary"), progress)
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True) if total.requires_grad else []
+    losses = {key: float(loss.detach()) for key, loss in parts.items()} | {"total": float(total.detach())}
+    for key, loss in losses.items():
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss '{key}' of the very first step is {loss}; look for NaN in the features")
+    for name, gradient in zip(named, gradients, strict=False):
+        if gradient is not None and not gradient.isfinite().all():
+            raise DivergedError(f"the gradient of '{name}' in the very first step is not finite")
+    return losses, tuple(name for name, gradient in zip(named, gradients, strict=False) if gradient is None)
+
+
+def _flops(built: Built, features: Mapping[str, Stream]) -> dict[str, int]:
+    """Operations of each part in one forward pass; counted with the written-out attention, where none is hidden."""
+    parts = built.model.parts
+    was = built.model.training
+    built.model.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), use_attention("manual"), counter:
+        built.model(dict(features))
+    built.model.train(was)
+    counts = counter.get_flop_counts()
+    return {name: sum(counts.get(f"Model.{name}", {}).values()) for name in parts}
+
+
+def _shapes(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{key} {shape}".strip() for key, shape in shapes.items())
+
+
+def _size(modules: nn.Module | Iterable[nn.Module]) -> int:
+    return sum(p.numel() for p in modules.parameters()) if isinstance(modules, nn.Module) else 0
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"

@@ -1,0 +1,223 @@
+"""NORM-TR's parts do what the paper's equations say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmrobust.build import part_builder
+from mmrobust.components.encoder import Linear
+from mmrobust.components.fusion import Concat, CrossAttention
+from mmrobust.components.generic_extractor import SharedMLP
+from mmrobust.components.head import MeanPoolLinear
+from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss
+from mmrobust.components.specific_extractor import PerModalityMLP
+from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
+from mmrobust.errors import OptionError
+
+RAW = {"text": Shape(7, 6), "audio": Shape(3, 4), "vision": Shape(5, 1)}
+HALF = {m: Shape(8, shape.length) for m, shape in RAW.items()}
+REGRESSION = Task("regression", 1, "mosi", -3, 3)
+CONTEXT = Context(
+    tuple(RAW),
+    REGRESSION,
+    16,
+    RAW,
+    samples=9,
+    encoded={m: Shape(16, shape.length) for m, shape in RAW.items()},
+    generic=HALF,
+    specific=HALF,
+    build=part_builder,
+)
+PROGRESS = Progress(0, torch.tensor(0.25))
+
+
+def streams(shapes: dict[str, Shape] = HALF, count: int = 5, seed: int = 0) -> Streams:
+    g = torch.Generator().manual_seed(seed)
+    out = {}
+    for m, shape in shapes.items():
+        mask = torch.arange(shape.length) < torch.randint(1, shape.length + 1, (count, 1), generator=g)
+        out[m] = Stream(torch.randn(count, shape.length, shape.width, generator=g), mask).zeroed()
+    return out
+
+
+def outputs(seed: int = 0, label: torch.Tensor | None = None, erased: dict[str, torch.Tensor] | None = None) -> Outputs:
+    features = streams(RAW, seed=seed)
+    batch = Batch.fresh(features, label)
+    if erased is not None:
+        batch = batch.noisy(features, erased)
+    fused = Stream(torch.zeros(5, 1, 8), torch.ones(5, 1, dtype=torch.bool))
+    generic, specific = streams(seed=seed + 1), streams(seed=seed + 2)
+    for side in (generic, specific):
+        for m, s in side.items():
+            side[m] = Stream(s.x.requires_grad_(), s.mask)
+    return Outputs({}, generic, specific, fused, torch.randn(5, 1), {}, batch)
+
+
+def size(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameter_counts_follow_section_3() -> None:
+    assert size(Linear(CONTEXT)) == sum((shape.width + 1) * 16 for shape in RAW.values())
+    mlp = (16 + 1) * 8 + (8 + 1) * 8
+    assert size(SharedMLP(CONTEXT)) == mlp
+    assert size(PerModalityMLP(CONTEXT)) == 3 * mlp
+
+
+def test_the_extractors_are_two_layers_each_followed_by_leaky_relu() -> None:
+    part = SharedMLP(CONTEXT, slope=0.2)
+    first, _, second, _ = part.mlp
+    x = streams(dict(CONTEXT.encoded))
+    truth = F.leaky_relu(second(F.leaky_relu(first(x["text"].x), 0.2)), 0.2)
+    assert torch.equal(part(x, {})["text"].x, truth)
+
+
+def test_the_fusion_is_a_transformer_with_generic_queries_and_specific_keys_and_values() -> None:
+    torch.manual_seed(0)
+    part = CrossAttention(CONTEXT, depth=1, heads=2, position="none")
+    generic, specific = streams(seed=1), streams(seed=2)
+    out = part(generic, specific, {})
+    assert (out.x.shape[1], out.x.shape[2]) == (part.shape.length, part.shape.width) == (11, 8)
+    block = part.blocks[0]
+    query = torch.cat([s.x for s in generic.values()], 1)
+    source = block.norm_source(torch.cat([s.x for s in specific.values()], 1))
+    mask = torch.cat([s.mask for s in specific.values()], 1)
+    reference = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([block.attention.query.weight, block.attention.key_value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([block.attention.query.bias, block.attention.key_value.bias]))
+        reference.out_proj.weight.copy_(block.attention.out.weight)
+        reference.out_proj.bias.copy_(block.attention.out.bias)
+    x = query + reference(block.norm_query(query), source, source, key_padding_mask=~mask)[0]
+    torch.testing.assert_close(out.x, x + block.feed(block.norm_feed(x)))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("position", ["timestamp", "token", "none"])
+def test_more_padding_changes_no_prediction(norm: str, position: str) -> None:
+    part = CrossAttention(CONTEXT, heads=2, norm=norm, position=position)  # type: ignore[arg-type]
+    head = MeanPoolLinear(Context(tuple(RAW), REGRESSION, 16, RAW, input=part.shape, outputs=1))
+    generic, specific = streams(seed=1), streams(seed=2)
+    short = {m: s.mask for m, s in generic.items()}
+    short["text"] = short["text"] & (torch.arange(6) < 3)
+    cut = lambda side: {m: Stream(s.x, short[m]).zeroed() for m, s in side.items()}
+    spoilt = lambda side: {m: Stream(s.x + 9 * (~short[m]).unsqueeze(-1), short[m]) for m, s in side.items()}
+    plain = head(part(cut(generic), cut(specific), {}))
+    torch.testing.assert_close(head(part(spoilt(generic), spoilt(specific), {})), plain)
+
+
+def test_positions_are_shared_by_the_modalities_or_each_tokens_own() -> None:
+    assert CrossAttention(CONTEXT, heads=1).queries.position is not None
+    shapes = [CrossAttention(CONTEXT, heads=1, position=p).queries.position for p in ("timestamp", "token")]
+    assert [None if p is None else p.shape[1] for p in shapes] == [6, 11]
+
+
+def test_query_and_key_exchange() -> None:
+    narrow = {m: Shape(4, shape.length) for m, shape in RAW.items()}
+    context = Context(tuple(RAW), REGRESSION, 16, RAW, generic=HALF, specific=narrow)
+    part = CrossAttention(context, heads=2, query="specific", key_value="generic")
+    assert part.shape == Shape(4, 11)
+    assert part(streams(), streams(narrow), {}).x.shape == (5, 11, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 3}, r"option 'heads': 3 does not divide the width 8 of the query; 1, 2, 4, 8 do"),
+        ({"heads": 0}, r"option 'heads': 0 does not divide"),
+        ({"depth": 0}, r"option 'depth': must be at least 1, not 0"),
+    ],
+)
+def test_the_fusion_refuses(options: dict[str, int], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        CrossAttention(CONTEXT, **options)  # type: ignore[arg-type]
+
+
+def test_the_fusion_says_which_extractor_is_missing() -> None:
+    with pytest.raises(OptionError, match="there is no generic extractor; set query: specific, or add the extractor"):
+        CrossAttention(Context(tuple(RAW), REGRESSION, 16, RAW, specific=HALF))
+
+
+def test_concatenation_is_the_mean_of_the_real_steps_side_by_side() -> None:
+    part = Concat(CONTEXT)
+    generic, specific = streams(seed=1), streams(seed=2)
+    out = part(generic, specific, {})
+    assert part.shape == Shape(48, 1) and out.x.shape == (5, 1, 48)
+    s = generic["audio"]
+    torch.testing.assert_close(out.x[2, 0, 8:16], s.x[2][s.mask[2]].mean(0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "function"), [("auto", F.mse_loss), ("mse", F.mse_loss), ("mae", F.l1_loss), ("huber", F.smooth_l1_loss)]
+)
+def test_the_task_loss_of_a_regression(loss: str, function) -> None:  # noqa: ANN001
+    out = outputs(label=torch.linspace(-3, 3, 5))
+    assert out.batch is not None and out.batch.label is not None
+    told = TaskLoss(CONTEXT, loss=loss)(out, {}, PROGRESS)  # type: ignore[arg-type]
+    torch.testing.assert_close(told, function(out.prediction[:, 0], out.batch.label))
+
+
+def test_the_task_loss_of_several_decisions_is_the_cross_entropy_over_pairs_of_logits() -> None:
+    task = Task("multilabel", 8, "iemocap", names=("neutral", "happy", "sad", "angry"))
+    label = torch.tensor([[0, 1, 0, 1]] * 5)
+    out = outputs(label=label)
+    out = Outputs({}, {}, {}, out.fused, torch.randn(5, 8), {}, out.batch)
+    told = TaskLoss(Context(tuple(RAW), task, 16, RAW))(out, {}, PROGRESS)
+    torch.testing.assert_close(told, F.cross_entropy(out.prediction.view(20, 2), label.view(20)))
+
+
+def test_a_regression_loss_for_classes_is_refused() -> None:
+    context = Context(tuple(RAW), Task("classification", 3, "classification"), 16, RAW)
+    with pytest.raises(OptionError, match="'mae' is for a regression, and this task is a classification"):
+        TaskLoss(context, loss="mae")
+
+
+def test_adversary_1_is_the_cross_entropy_of_naming_each_features_modality() -> None:
+    part = ModalityAdversary(CONTEXT, discriminator=Part("linear", {"pool": "mean"}))
+    out = outputs()
+    logits = []
+    for m in RAW:
+        explained = out.generic[m].map(part.explain[m])
+        logits += [part.discriminator(explained), part.discriminator(out.specific[m])]
+    target = torch.tensor([0, 0, 1, 1, 2, 2]).repeat_interleave(5)
+    torch.testing.assert_close(part(out, {}, PROGRESS), F.cross_entropy(torch.cat(logits), target))
+
+
+def test_adversary_1_trains_the_specific_extractor_only_when_asked() -> None:
+    for asked in (False, True):
+        out = outputs()
+        ModalityAdversary(CONTEXT, train_specific=asked)(out, {}, PROGRESS).backward()
+        assert (out.specific["text"].x.grad is not None) == asked
+
+
+def test_adversary_2_decides_for_each_modality_whether_it_was_corrupted() -> None:
+    part = NoiseAdversary(CONTEXT)
+    erased = {m: torch.zeros(5, shape.length, dtype=torch.bool) for m, shape in RAW.items()}
+    erased["text"][0, 0] = erased["vision"][3, 0] = True
+    out = outputs(erased=erased)
+    truth = torch.zeros(5, 3)
+    truth[0, 0] = truth[3, 2] = 1
+    logits = torch.cat([part.discriminator(out.generic[m]) for m in RAW], 1)
+    torch.testing.assert_close(part(out, {}, PROGRESS), F.binary_cross_entropy_with_logits(logits, truth))
+
+
+def test_adversary_2_can_name_the_corrupted_modality_instead() -> None:
+    part = NoiseAdversary(CONTEXT, target="which", discriminator=Part("linear", {"pool": "mean"}))
+    erased = {m: torch.zeros(5, shape.length, dtype=torch.bool) for m, shape in RAW.items()}
+    erased["audio"][2, 0] = True
+    told = part(outputs(erased=erased), {}, PROGRESS)
+    assert part.discriminator.linear.out_features == 3
+    moved = outputs(erased=erased)
+    moved.generic["text"].x.data[0] += 10  # a sample that nothing corrupted has no answer
+    torch.testing.assert_close(part(moved, {}, PROGRESS), told)
+    nothing = {m: torch.zeros_like(e) for m, e in erased.items()}
+    assert part(outputs(erased=nothing), {}, PROGRESS) == 0
+
+
+def test_the_flattening_discriminator_sees_where_and_fills_shorter_modalities_with_zeros() -> None:
+    part = NoiseAdversary(CONTEXT)
+    assert part.discriminator.linear.in_features == 6 * 8
+    x = streams()["vision"]
+    row = F.pad(x.x, (0, 0, 0, 5)).reshape(5, 48)
+    torch.testing.assert_close(part.discriminator(x), part.discriminator.linear(row))
