@@ -1,0 +1,198 @@
+"""Recipes: one YAML file that names components, checked as a whole before anything heavy is imported."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmrobust.errors import MmrobustError, Position, Problem, RecipeError, nearest
+from mmrobust.recipe import compose
+from mmrobust.recipe.check import NAME, Checker, check
+from mmrobust.recipe.compose import find, shipped, shipped_folder
+from mmrobust.recipe.document import Node, dump
+from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
+from mmrobust.registry.spec import Part
+
+__all__ = [
+    "EvaluateSettings",
+    "ModelSettings",
+    "Part",
+    "Recipe",
+    "TrainSettings",
+    "View",
+    "Weighted",
+    "find",
+    "load",
+    "shipped",
+    "shipped_folder",
+]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe that has been checked.
+
+    Attributes:
+        name: Names the folder of its runs.
+        summary: One line.
+        data: The dataset.
+        model: The parts and widths.
+        views: Noise-aware learning, by name.
+        train: How it is trained.
+        evaluate: How it is attacked and scored.
+        plugins: Files that were loaded for it.
+        path: The file, if it has one.
+        source: The file's text as written.
+        resolved: Everything it says, defaults filled in, as plain data; alone enough to run again.
+        variants: Names of the variants of a study, in their order.
+    """
+
+    name: str
+    summary: str
+    data: Part[Any]
+    model: ModelSettings
+    views: Mapping[str, View]
+    train: TrainSettings
+    evaluate: EvaluateSettings
+    plugins: tuple[Path, ...]
+    path: Path | None
+    source: str
+    resolved: dict[str, Any] = field(repr=False)
+    variants: tuple[str, ...] = ()
+    tree: Node | None = field(default=None, repr=False, compare=False)
+
+    def where(self, *keys: str | int) -> Position:
+        """Where a value was written, e.g. `where("model", "fusion", "heads")`; the nearest enclosing key otherwise.
+
+        A piece is a key, or a place in a list (`where("learning", "views", "type_1", "objectives", 1)`).
+        """
+        node = self.tree
+        if node is None:
+            return Position(str(self.path or self.name))
+        found = Position(node.where.file)
+        for key in keys:
+            if isinstance(node.value, list) and str(key).isdigit() and int(key) < len(node.value):
+                node = node.value[int(key)]
+            elif isinstance(node.value, dict) and str(key) in node.value:
+                node = node.value[str(key)]
+            else:
+                break
+            found = node.key
+        return found
+
+    def variant(self, name: str) -> Recipe:
+        """The recipe with one of its variants' overrides.
+
+        Raises:
+            RecipeError: There is no such variant.
+        """
+        if self.tree is None or name not in self.variants:
+            raise RecipeError(f"recipe '{self.name}' has no variant '{name}'{nearest(name, self.variants)}")
+        checker = Checker()
+        made = _make(_variant_tree(self.tree, name), self.path, self.source, checker, self.name)
+        if made is None:
+            raise _all(checker.problems)
+        return made
+
+    def to_yaml(self) -> str:
+        """The resolved recipe as a file."""
+        return dump(self.resolved)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.to_yaml())}</pre>"
+
+
+def load(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe, with everything it extends, and checks it against the installed components.
+
+    Args:
+        ref: A file, or the bare name of a shipped recipe.
+        overrides: `a.b.c=value` or `~a.b.c`, applied in their order.
+
+    Raises:
+        RecipeError: With everything that is wrong, each with file, line and column.
+    """
+    path = find(ref)
+    source, root = compose.read(path)
+    tree = compose.extended(path, root)
+    problems: list[Problem] = []
+    for text in overrides:
+        try:
+            tree = compose.override(tree, text)
+        except RecipeError as error:
+            problems += error.problems
+    checker = Checker()
+    recipe = _make(tree, path, source, checker, None)
+    problems += checker.problems
+    for name in _variants(tree, checker=None):
+        trial = Checker()
+        try:
+            _make(_variant_tree(tree, name), path, source, trial, None)
+            problems += trial.problems
+        except RecipeError as error:
+            problems += error.problems
+    if problems or recipe is None:
+        raise _all(problems)
+    return recipe
+
+
+def _make(tree: Node, path: Path | None, source: str, checker: Checker, name: str | None) -> Recipe | None:
+    default = name or (path.stem if path is not None else "recipe")
+    found = check(tree, default, checker)
+    variants = tuple(_variants(tree, checker))
+    if checker.problems:
+        return None
+    return Recipe(**found, path=path, source=source, variants=variants, tree=tree)
+
+
+def _variants(tree: Node, checker: Checker | None) -> list[str]:
+    """The names of the variants; what is wrong with the section itself is told to the checker."""
+    node = tree.get("variants")
+    if node is None or node.value is None:
+        return []
+    tell = checker.tell if checker is not None else lambda where, message: None
+    if not isinstance(node.value, dict):
+        tell(node.where, f"variants has to be a mapping of names to overrides, not {node}")
+        return []
+    names = []
+    for name, variant in node.value.items():
+        own = (
+            [
+                k
+                for k in (variant.value or {})
+                if k.split(".")[0] in ("recipe", "name", "extends", "variants", "plugins")
+            ]
+            if isinstance(variant.value, dict)
+            else []
+        )
+        if not NAME.fullmatch(name):
+            tell(variant.key, f"'{name}' cannot be a variant's name: use letters, digits, '.', '_' and '-'")
+        elif own:
+            tell(variant[own[0]].key, f"variant '{name}' cannot change '{own[0]}'")
+        elif variant.value is not None and not isinstance(variant.value, dict | list):
+            tell(variant.where, f"variant '{name}' has to be a mapping or a list of overrides, not {variant}")
+        else:
+            names.append(name)
+    return names
+
+
+def _variant_tree(tree: Node, name: str) -> Node:
+    variants = tree["variants"]
+    base = tree.replaced({key: node for key, node in tree.value.items() if key != "variants"})
+    return compose.varied(base, variants[name])
+
+
+def _all(problems: Sequence[Problem]) -> RecipeError:
+    """One error with each problem once, in the order of the files' lines."""
+
+    def order(problem: Problem) -> tuple[bool, str, int, int]:
+        at = problem.where
+        return (at is None or not at.line, at.file if at else "", at.line if at else 0, at.column if at else 0)
+
+    return RecipeError(sorted(dict.fromkeys(problems), key=order))
+
+
+__all__ += ["MmrobustError"]

@@ -1,0 +1,527 @@
+"""Validation: turns a tree into settings and plain data, and collects everything that is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmrobust import registry
+from mmrobust.errors import PluginError, Position, Problem, nearest
+from mmrobust.recipe.compose import shipped_folder
+from mmrobust.recipe.document import Node, node_of
+from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
+from mmrobust.registry import forms
+from mmrobust.registry.forms import Form, spell
+from mmrobust.registry.options import UNKNOWN
+from mmrobust.registry.spec import Part
+
+S = TypeVar("S")
+
+SECTIONS = (
+    *("recipe", "name", "summary", "extends", "plugins"),
+    *("data", "model", "learning", "train", "evaluate", "variants"),
+)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+VIEW = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+ELLIPSIS = "..."
+_MOST = 10_000  # values that an ellipsis may stand for
+
+
+class _Wrong(Exception):
+    """A value that is wrong and has been told; nothing is made of it."""
+
+
+class Checker:
+    """Checks one tree.
+
+    Attributes:
+        problems: Everything that is wrong.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def tell(self, where: Position, message: str) -> _Wrong:
+        """Notes a problem."""
+        self.problems.append(Problem(message, where))
+        return _Wrong()
+
+    # Sections
+
+    def keys(self, node: Node, known: Iterable[str], label: str) -> dict[str, Node]:
+        """The entries of a mapping, those with unknown keys left out."""
+        known = list(known)
+        if not isinstance(node.value, dict):
+            raise self.tell(node.where, f"{label} has to be a mapping of {', '.join(known[:6])}, ..., not {node}")
+        for key, inner in node.value.items():
+            if key not in known:
+                self.tell(inner.key, f"{label} has no key '{key}'{nearest(key, known)}")
+        return {key: inner for key, inner in node.value.items() if key in known}
+
+    def section(self, cls: type[S], node: Node, label: str) -> tuple[S | None, dict[str, Any]]:
+        """A settings dataclass and its plain data, every field filled in."""
+        fields = {f.metadata.get("key", f.name): f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        values: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
+        try:
+            given = self.keys(node, fields, label)
+        except _Wrong:
+            return None, {}
+        for key, f in fields.items():
+            form = forms.parse(str(f.type))
+            here = given.get(key)
+            if here is None:
+                if f.default is dataclasses.MISSING:
+                    self.tell(node.key, f"{label} needs '{key}': {form}")
+                    continue
+                here = node_of(_unparted(f.default), node.key)
+            try:
+                value, plain[key] = self.setting(form, f.metadata, here, f"{label}.{key}")
+                values[f.name] = value
+            except _Wrong:
+                pass
+        complete = len(values) == len(fields)
+        return (cls(**values) if complete else None), plain
+
+    def setting(self, form: Form, rules: Mapping[str, Any], node: Node, label: str) -> tuple[Any, Any]:
+        """A setting with its range."""
+        if rules.get("count") and isinstance(node.value, int) and not isinstance(node.value, bool):
+            if not 1 <= node.value <= _MOST:
+                raise self.tell(node.where, f"{label}: {node} is no number of seeds; n stands for the seeds 1 to n")
+            node = node_of(list(range(1, node.value + 1)), node.where)
+        value, plain = self.value(form, node, label)
+        nodes = node.value if isinstance(node.value, list) else [node]
+        numbers = value if isinstance(value, tuple | list) else [value]
+        for i, number in enumerate(numbers):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                at = nodes[min(i, len(nodes) - 1)].where
+                self.range(number, rules, at, label)
+        if isinstance(value, tuple | list) and not value:
+            raise self.tell(node.where, f"{label} is empty")
+        if rules.get("count") and len(set(numbers)) < len(numbers):
+            raise self.tell(node.where, f"{label}: a seed is there twice")
+        if rules.get("rising") and any(b <= a for a, b in itertools.pairwise(numbers)):
+            raise self.tell(node.where, f"{label} have to rise")
+        return value, plain
+
+    def range(self, number: float, rules: Mapping[str, Any], at: Position, label: str) -> None:
+        """Tells a number that is out of range."""
+        low, high, above = (rules.get(k) for k in ("low", "high", "above"))
+        wrong = (
+            (low is not None and number < low)
+            or (high is not None and number > high)
+            or (above is not None and number <= above)
+        )
+        if wrong:
+            if low is not None and high is not None:
+                allowed = f"between {low} and {high}"
+            else:
+                allowed = f"at least {low}" if low is not None else f"greater than {above}"
+            raise self.tell(at, f"{label} has to be {allowed}, not {number:g}")
+
+    # Values
+
+    def value(self, form: Form, node: Node, label: str) -> tuple[Any, Any]:
+        """What a node means where `form` is expected.
+
+        Returns:
+            The value for Python (tuples, paths, parts), and the same as plain data for the resolved recipe.
+        """
+        value = node.value
+        match form.kind:
+            case "any":
+                return node.plain, node.plain
+            case "none" if value is None:
+                return None, None
+            case "bool" if isinstance(value, bool):
+                return value, value
+            case "int" if isinstance(value, int) and not isinstance(value, bool):
+                return value, value
+            case "int" if isinstance(value, float) and value.is_integer():
+                return int(value), int(value)
+            case "float" if isinstance(value, int | float) and not isinstance(value, bool):
+                if not math.isfinite(value):
+                    raise self.tell(node.where, f"{label} has to be a finite number, not {node}")
+                return float(value), value
+            case "str" if isinstance(value, str):
+                return value, value
+            case "path" if isinstance(value, str) and value:
+                path = located(value, node.where)
+                return path, str(path)
+            case "literal":
+                for choice in form.values:
+                    if choice == value and type(choice) is type(value):
+                        return value, value
+                raise self.wrong(form, node, label, [c for c in form.values if isinstance(c, str)])
+            case "list" if isinstance(value, list):
+                return self.sequence(form, node, label)
+            case "tuple" if isinstance(value, list) and len(value) == len(form.items):
+                pairs = self.each([(f, n, label) for f, n in zip(form.items, value, strict=True)])
+                return tuple(p for p, _ in pairs), [p for _, p in pairs]
+            case "dict" if isinstance(value, dict):
+                pairs = self.each([(form.items[0], n, f"{label}.{k}") for k, n in value.items()])
+                return (
+                    {k: v for k, (v, _) in zip(value, pairs, strict=True)},
+                    {k: p for k, (_, p) in zip(value, pairs, strict=True)},
+                )
+            case "slot" if isinstance(value, str | dict):
+                return self.part(form.slot, node, label)
+            case "union":
+                return self.union(form, node, label)
+        raise self.wrong(form, node, label)
+
+    def each(self, items: list[tuple[Form, Node, str]]) -> list[tuple[Any, Any]]:
+        """Several values; all are checked before one that is wrong stops it."""
+        found, failed = [], None
+        for form, node, label in items:
+            try:
+                found.append(self.value(form, node, label))
+            except _Wrong as wrong:
+                failed = wrong
+        if failed is not None:
+            raise failed
+        return found
+
+    def sequence(self, form: Form, node: Node, label: str) -> tuple[Any, Any]:
+        """A list, its ellipsis spelled out."""
+        item = form.items[0]
+        numeric = [f.kind for f in (item.items if item.kind == "union" else (item,)) if f.kind in ("int", "float")]
+        nodes = node.value
+        if numeric and any(n.value == ELLIPSIS for n in nodes):
+            nodes = self.ellipsis(nodes, label)
+        pairs = self.each([(item, n, label) for n in nodes])
+        values = [v for v, _ in pairs]
+        return (tuple(values) if form.frozen else values), [p for _, p in pairs]
+
+    def ellipsis(self, nodes: list[Node], label: str) -> list[Node]:
+        """`[0, 0.1, ..., 1.0]` spelled out, in decimal steps."""
+        at = next(i for i, n in enumerate(nodes) if n.value == ELLIPSIS)
+        where = nodes[at].where
+        near = [n.value for n in (*nodes[max(0, at - 2) : at], *nodes[at + 1 : at + 2])]
+        if len(near) < 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in near):
+            raise self.tell(
+                where, f"{label}: '...' needs two numbers before it and one after, as in [0, 0.1, ..., 1.0]"
+            )
+        first, second, last = (Decimal(str(v)) for v in near)
+        step = second - first
+        count = (last - second) / step if step else Decimal(-1)
+        if count < 1 or count != count.to_integral_value():
+            raise self.tell(where, f"{label}: steps of {step} from {first} do not lead to {last}")
+        if count > _MOST:
+            raise self.tell(where, f"{label}: '...' would stand for more than {_MOST} numbers")
+        whole = all(isinstance(v, int) for v in near)
+        between = [second + step * i for i in range(1, int(count))]
+        filled = [Node(int(v) if whole else float(v), where, where) for v in between]
+        rest = nodes[at + 1 :]
+        if any(n.value == ELLIPSIS for n in rest):
+            raise self.tell(where, f"{label}: one '...' in a list is enough")
+        return [*nodes[:at], *filled, *rest]
+
+    def union(self, form: Form, node: Node, label: str) -> tuple[Any, Any]:
+        """The first alternative that fits; if only one has the value's shape, its own errors are told."""
+        shaped = [f for f in form.items if _shaped(f, node.value)]
+        if len(shaped) == 1 and not (isinstance(node.value, str) and shaped[0].kind == "literal"):
+            return self.value(shaped[0], node, label)
+        for candidate in shaped:
+            trial = Checker()
+            try:
+                return trial.value(candidate, node, label)
+            except _Wrong:
+                continue
+        slots = [f for f in shaped if f.kind in ("slot", "dict")]
+        if len(slots) == 1:
+            return self.value(slots[0], node, label)
+        choices = [c for f in form.items if f.kind == "literal" for c in f.values if isinstance(c, str)]
+        raise self.wrong(form, node, label, choices)
+
+    def wrong(self, form: Form, node: Node, label: str, choices: Iterable[str] = ()) -> _Wrong:
+        """A value of another type."""
+        close = nearest(node.value, choices) if isinstance(node.value, str) else ""
+        hint = close if "did you mean" in close else ""
+        kinds = {f.kind for f in (form.items if form.kind == "union" else (form,))}
+        if "bool" in kinds and str(node.value).lower() in ("yes", "no", "on", "off"):
+            yes = str(node.value).lower() in ("yes", "on")
+            hint = f"; write {spell(yes)}"
+        elif "str" in kinds and isinstance(node.value, bool | int | float):
+            hint = f"; write '{spell(node.value)}' in quotes"
+        elif "none" in kinds and node.value == "None":
+            hint = "; write null"
+        return self.tell(node.where, f"{label} has to be {form}, not {node}{hint}")
+
+    # Components
+
+    def part(
+        self, kind: str, node: Node, label: str, reserved: Mapping[str, Node] | None = None
+    ) -> tuple[Part[Any], dict[str, Any] | str]:
+        """A component: its name is looked up, and its options are checked and filled in.
+
+        Args:
+            kind: The slot's kind.
+            node: A bare name, or a mapping with `use`.
+            label: The slot, for messages.
+            reserved: Entries of the mapping that are no options (already checked).
+        """
+        if isinstance(node.value, str):
+            use, given = node, {}
+        elif isinstance(node.value, dict):
+            use, given = (
+                node.get("use"),
+                {k: n for k, n in node.value.items() if k != "use" and k not in (reserved or {})},
+            )
+        else:
+            raise self.tell(node.where, f"{label} has to be a {kind}: a name, or a mapping with 'use', not {node}")
+        if use is None:
+            raise self.tell(node.key, f"{label} does not say which {kind} it is; write 'use: name'")
+        if not isinstance(use.value, str):
+            raise self.tell(use.where, f"'use' has to be the name of a {kind}, not {use}")
+        catalogue = registry.catalogue()
+        try:
+            spec = catalogue.find(kind, use.value)
+            options = registry.options_of(spec)
+        except PluginError as error:
+            raise self.tell(use.where, str(error)) from None
+        who = f"{kind} '{use.value}'"
+        values: dict[str, Any] = {}
+        plain: dict[str, Any] = {}
+        before = len(self.problems)
+        for name, inner in given.items():
+            if name not in options:
+                none = "; it has no options" if not options else nearest(name, options)
+                self.tell(inner.key, f"{who} has no option '{name}'{none}")
+        for name, option in options.items():
+            inner = given.get(name)
+            if inner is None:
+                if option.required:
+                    doc = f" ({option.doc.rstrip('.')})" if option.doc else ""
+                    self.tell(use.where, f"{who} needs the option '{name}'{doc}: write {label}.{name}")
+                    continue
+                if option.default is UNKNOWN:
+                    continue
+                inner = node_of(option.default, use.where)
+            with contextlib.suppress(_Wrong):
+                values[name], plain[name] = self.value(option.form, inner, f"option '{name}' of {who}")
+        if len(self.problems) > before:
+            raise _Wrong
+        return Part(use.value, values), {"use": use.value, **plain} if plain else use.value
+
+    # The recipe
+
+    def learning(self, node: Node) -> tuple[dict[str, View], dict[str, Any]]:
+        """Section `learning`."""
+        views: dict[str, View] = {}
+        plain: dict[str, Any] = {}
+        try:
+            found = self.keys(node, ["views"], "learning").get("views")
+        except _Wrong:
+            return {}, {}
+        if found is None or not isinstance(found.value, dict) or not found.value:
+            at = node.key if found is None else found.where
+            self.tell(at, "learning.views has to be a mapping with at least one view: name: {noise, rate, objectives}")
+            return {}, {}
+        for name, inner in found.value.items():
+            if not VIEW.fullmatch(name):
+                self.tell(inner.key, f"'{name}' cannot be the name of a view: use letters, digits and '_'")
+            with contextlib.suppress(_Wrong):
+                views[name], plain[name] = self.view(inner, f"learning.views.{name}", list(found.value))
+        if len(views) == len(found.value) and not any(view.objectives for view in views.values()):
+            self.tell(found.key, "no view has an objective, so there is nothing to learn")
+        return views, {"views": plain}
+
+    def view(self, node: Node, label: str, names: list[str]) -> tuple[View, dict[str, Any]]:
+        """One view."""
+        given = self.keys(node, ["noise", "rate", "objectives"], label)
+        before = len(self.problems)
+        noise, rate, objectives = None, 0.0, ()
+        plain: dict[str, Any] = {"noise": None}
+        here = given.get("noise")
+        noisy = here is not None and here.value is not None
+        if here is not None and noisy:
+            with contextlib.suppress(_Wrong):
+                noise, plain["noise"] = self.part("noise", here, f"{label}.noise")
+        at = given.get("rate")
+        if noisy and at is None:
+            self.tell(
+                node.key, f"{label} has a noise and needs its rate: a number from 0 to 1, or a pair as in [0, 0.5]"
+            )
+        elif at is not None and not noisy:
+            if at.value not in (None, 0):
+                self.tell(at.key, f"{label} has a rate but no noise")
+        elif at is not None:
+            with contextlib.suppress(_Wrong):
+                rate, plain["rate"] = self.rate(at, f"{label}.rate")
+        listed = given.get("objectives")
+        if listed is None:
+            plain["objectives"] = []
+        elif not isinstance(listed.value, list):
+            self.tell(listed.where, f"{label}.objectives has to be a list of objectives, not {listed}")
+        else:
+            pairs = []
+            for item in listed.value:
+                with contextlib.suppress(_Wrong):
+                    pairs.append(self.objective(item, f"{label}.objectives", names))
+            objectives = tuple(w for w, _ in pairs)
+            plain["objectives"] = [p for _, p in pairs]
+        if len(self.problems) > before:
+            raise _Wrong
+        return View(noise, rate, objectives), plain
+
+    def rate(self, node: Node, label: str) -> tuple[float | tuple[float, float], Any]:
+        """A rate, or a pair."""
+        form = forms.parse("float | tuple[float, float]")
+        value, plain = self.value(form, node, label)
+        for number in value if isinstance(value, tuple) else (value,):
+            self.range(number, {"low": 0, "high": 1}, node.where, label)
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise self.tell(node.where, f"{label}: the first number of the pair is the smaller one")
+        return value, plain
+
+    def objective(self, node: Node, label: str, names: list[str]) -> tuple[Weighted, Any]:
+        """An objective with the house's own keys, `weight` and `reads`."""
+        reserved = {k: n for k, n in node.value.items() if k in ("weight", "reads")} if node.get("use") else {}
+        weight, reads = 1.0, ()
+        extra: dict[str, Any] = {}
+        failed = False
+        try:
+            if "weight" in reserved:
+                weight, extra["weight"] = self.value(Form("float"), reserved["weight"], f"{label}: weight")
+                self.range(weight, {"low": 0}, reserved["weight"].where, f"{label}: weight")
+        except _Wrong:
+            failed = True
+        try:
+            if "reads" in reserved:
+                reads, extra["reads"] = self.value(forms.parse("tuple[str, ...]"), reserved["reads"], f"{label}: reads")
+                for name, inner in zip(reads, reserved["reads"].value, strict=True):
+                    if name not in names:
+                        raise self.tell(inner.where, f"{label}: reads names the view '{name}'{nearest(name, names)}")
+        except _Wrong:
+            failed = True
+        part, plain = self.part("objective", node, label, reserved)
+        if failed:
+            raise _Wrong
+        if extra:
+            plain = {"use": plain, **extra} if isinstance(plain, str) else {**plain, **extra}
+        return Weighted(part, weight, reads), plain
+
+    def text(self, node: Node | None, label: str, default: str = "") -> str:
+        """A line of text."""
+        if node is None:
+            return default
+        if not isinstance(node.value, str):
+            self.wrong(Form("str"), node, label)
+            return default
+        return node.value
+
+    def name(self, node: Node | None, default: str) -> str:
+        """The recipe's name, which is also the name of a folder."""
+        name = self.text(node, "name", default)
+        if node is not None and isinstance(node.value, str) and not NAME.fullmatch(name):
+            self.tell(node.where, f"'{name}' cannot be a recipe's name: use letters, digits, '.', '_' and '-'")
+        return name
+
+
+def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
+    """Checks a whole tree.
+
+    Returns:
+        The fields of a `Recipe`: `name`, `summary`, `data`, `model`, `views`, `train`, `evaluate`, `plugins` and
+        `resolved`; not to be used where the checker has problems.
+    """
+    given = checker.keys(root, SECTIONS, "a recipe")
+    found: dict[str, Any] = {
+        "name": checker.name(given.get("name"), default_name),
+        "summary": " ".join(checker.text(given.get("summary"), "summary").split()),
+        "plugins": plugin_files(given.get("plugins"), checker),
+    }
+    plain: dict[str, Any] = {"recipe": 1, "name": found["name"], "summary": found["summary"]}
+    if found["plugins"]:
+        plain["plugins"] = [str(path) for path in found["plugins"]]
+    nothing = node_of({}, root.where)
+    for name, what in (("data", "a dataset"), ("model", "a mapping"), ("learning", "a mapping of views")):
+        if name not in given:
+            checker.tell(root.where, f"a recipe needs the section '{name}': {what}")
+    if "data" in given:
+        with contextlib.suppress(_Wrong):
+            found["data"], plain["data"] = checker.part("dataset", given["data"], "data")
+    if "model" in given:
+        found["model"], plain["model"] = checker.section(ModelSettings, given["model"], "model")
+    if "learning" in given:
+        found["views"], plain["learning"] = checker.learning(given["learning"])
+    for name, cls in (("train", TrainSettings), ("evaluate", EvaluateSettings)):
+        found[name], plain[name] = checker.section(cls, given.get(name, nothing), name)
+    if "variants" in given:
+        plain["variants"] = given["variants"].plain
+    found["resolved"] = plain
+    return found
+
+
+def plugin_files(node: Node | None, checker: Checker) -> tuple[Path, ...]:
+    """The one-file plugins that a recipe asks for, loaded, so that its components can be found."""
+    if node is None or node.value is None:
+        return ()
+    if not isinstance(node.value, list):
+        checker.tell(node.where, f"plugins has to be a list of Python files, as in [./mine.py], not {node}")
+        return ()
+    files = []
+    for item in node.value:
+        if not isinstance(item.value, str):
+            checker.tell(item.where, f"a plugin is the path of a Python file, not {item}")
+            continue
+        path = located(item.value, item.where)
+        try:
+            registry.load_file(path)
+            files.append(path)
+        except PluginError as error:
+            checker.tell(item.where, str(error))
+    return tuple(files)
+
+
+def located(text: str, where: Position) -> Path:
+    """An absolute path.
+
+    Relative ones are meant from the recipe's folder; from the current folder on the command line and in shipped
+    recipes.
+    """
+    path = Path(text).expanduser()
+    folder = Path(where.file).parent if where.line else Path()
+    if where.line and Path(where.file).resolve().is_relative_to(shipped_folder().resolve()):
+        folder = Path()
+    return Path(os.path.abspath(folder / path))
+
+
+def _shaped(form: Form, value: Any) -> bool:
+    """Whether a value could be meant as this form, before its details are looked at."""
+    match form.kind:
+        case "none":
+            return value is None
+        case "bool":
+            return isinstance(value, bool)
+        case "int" | "float":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "str" | "path":
+            return isinstance(value, str)
+        case "literal":
+            return value in form.values or isinstance(value, str)
+        case "list":
+            return isinstance(value, list)
+        case "tuple":
+            return isinstance(value, list) and len(value) == len(form.items)
+        case "dict":
+            return isinstance(value, dict)
+        case "slot":
+            return isinstance(value, str) or (isinstance(value, dict) and "use" in value)
+    return True
+
+
+def _unparted(value: Any) -> Any:
+    """A default of the settings as plain data."""
+    if isinstance(value, Part):
+        return value.use
+    return [_unparted(v) for v in value] if isinstance(value, tuple) else value

@@ -1,0 +1,278 @@
+"""One tree from several: `extends`, overrides and variants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from mmrobust.errors import Position, Problem, RecipeError, nearest
+from mmrobust.recipe.document import LIMIT, Node, parse
+
+VERSION = 1
+COMMAND_LINE = Position("command line")
+#: Keys that a recipe does not take over from the one it extends.
+_OWN = ("recipe", "name", "summary", "extends")
+
+
+@lru_cache(maxsize=1)
+def shipped_folder() -> Path:
+    """Where the shipped recipes are: inside the wheel, or at the top of a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "_recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped recipes by bare name, e.g. `normtr` or `peers/tfn`."""
+    folder = shipped_folder()
+    files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def find(ref: str | Path, folder: Path | None = None) -> Path:
+    """The file that a reference means.
+
+    Args:
+        ref: A path (as typed, or relative to `folder`), or the bare name of a shipped recipe.
+        folder: The folder of the recipe that says `extends`.
+
+    Raises:
+        RecipeError: There is no such file or shipped recipe.
+    """
+    text = str(ref)
+    path = Path(text).expanduser()
+    path = path if folder is None else folder / path
+    if isinstance(ref, Path) or text.endswith((".yaml", ".yml")) or (folder is None and path.is_file()):
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise RecipeError(f"'{path}' is a folder, not a recipe")
+        around = [f.name for f in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        close = nearest(path.name, around)
+        raise RecipeError(f"there is no recipe file '{path}'{close if 'did you mean' in close else ''}")
+    if text in shipped():
+        return _shown(shipped()[text])
+    raise RecipeError(f"there is no shipped recipe '{text}'{nearest(text, shipped())}; a file's name ends in .yaml")
+
+
+def _shown(path: Path) -> Path:
+    """A shipped file as a short path, where it lies below the current folder."""
+    try:
+        return path.relative_to(Path.cwd())
+    except (ValueError, OSError):
+        return path
+
+
+def read(path: Path) -> tuple[str, Node]:
+    """Text and tree of a file.
+
+    Raises:
+        RecipeError: It cannot be read, or is no recipe.
+    """
+    at = Position(str(path))
+    try:
+        if path.stat().st_size > LIMIT:
+            raise RecipeError(Problem(f"the file is larger than {LIMIT // 1_000_000} MB", at))
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        column = error.start - (error.object.rfind(b"\n", 0, error.start) + 1) + 1
+        raise RecipeError(Problem("the file is not UTF-8 text", Position(str(path), line, column))) from None
+    except OSError as error:
+        raise RecipeError(Problem(f"the file cannot be read: {error.strerror}", at)) from None
+    root = parse(text, str(path))
+    if not isinstance(root.value, dict):
+        raise RecipeError(Problem(f"a recipe is a mapping of sections, not {root}", root.where))
+    check_version(root)
+    return text, root
+
+
+def check_version(root: Node) -> None:
+    """Refuses a recipe of another version.
+
+    Raises:
+        RecipeError: `recipe:` is missing or not `1`.
+    """
+    version = root.get("recipe")
+    if version is None:
+        raise RecipeError(Problem(f"this says no version; write 'recipe: {VERSION}' at the top", root.where))
+    if version.value != VERSION or isinstance(version.value, bool):
+        later = " (a later mmrobust may)" if isinstance(version.value, int) and version.value > VERSION else ""
+        message = f"this mmrobust reads recipes of version {VERSION}, not {version}{later}"
+        raise RecipeError(Problem(message, version.where))
+
+
+def extended(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> Node:
+    """The tree with everything it extends.
+
+    Raises:
+        RecipeError: A parent cannot be read, or the recipes extend each other in a circle.
+    """
+    parent = root.get("extends")
+    if parent is None:
+        return root
+    if not isinstance(parent.value, str):
+        message = f"extends names one recipe, a path or the bare name of a shipped one, not {parent}"
+        raise RecipeError(Problem(message, parent.where))
+    chain = (*chain, path)
+    try:
+        above = find(parent.value, path.parent)
+    except RecipeError as error:
+        raise RecipeError(Problem(str(error.problems[0].message), parent.where)) from None
+    above = Path(os.path.normpath(above))
+    seen = [p.resolve() for p in chain]
+    if above.resolve() in seen:
+        circle = " extends ".join(map(str, [*chain[seen.index(above.resolve()) :], above]))
+        raise RecipeError(Problem(f"this is a circle: {circle}", parent.where))
+    base = extended(above, read(above)[1], chain)
+    base = base.replaced({key: node for key, node in base.value.items() if key not in _OWN})
+    return merge(base, root)
+
+
+def merge(base: Node, over: Node) -> Node:
+    """What `over` makes of `base`: mappings merge deeply, all else replaces.
+
+    A component's bare name is the same as `{use: name}`; another `use` drops the options of the one before. A key
+    `~name` deletes.
+
+    Raises:
+        RecipeError: A key to delete is not there.
+    """
+    if isinstance(over.value, str) and _use(base) == over.value:
+        return base
+    if not isinstance(over.value, dict):
+        return over
+    base = _spelled_out(base) if "use" not in over.value else base
+    if not isinstance(base.value, dict):
+        return over
+    if _use(over) is not None and _use(base) not in (None, _use(over)):
+        return over
+    if isinstance(base.value, dict) and _use(over) is not None and _use(base) is None:
+        return over if not base.value else over.replaced({**base.value, **over.value})
+    merged = dict(base.value)
+    for key, node in over.value.items():
+        if key.startswith("~"):
+            if key[1:] not in merged:
+                raise RecipeError(Problem(f"there is no '{key[1:]}' to delete{nearest(key[1:], merged)}", node.key))
+            del merged[key[1:]]
+        else:
+            merged[key] = merge(merged[key], node) if key in merged else node
+    return Node(merged, over.where, over.key)
+
+
+def _use(node: Node) -> str | None:
+    """The component that a node names, if it is a mapping with `use`."""
+    use = node.get("use")
+    return use.value if use is not None else node.value if isinstance(node.value, str) else None
+
+
+def _spelled_out(node: Node) -> Node:
+    """A bare name as `{use: name}`."""
+    return node.replaced({"use": node}) if isinstance(node.value, str) else node
+
+
+def override(root: Node, text: str, at: Position = COMMAND_LINE) -> Node:
+    """The tree after `a.b.c=value` or `~a.b.c`.
+
+    A piece of the path may be a place in a list (`objectives.1`), or the name of a component that stands there
+    (`objectives.modality_adversary.weight=0.5`).
+
+    Raises:
+        RecipeError: The text is no override, or its path leads nowhere.
+    """
+    path, equals, value = text.partition("=")
+    if text.startswith("~") and not equals:
+        return change(root, text[1:].strip(), None, at)
+    if not equals or text.startswith("~") or not path.strip():
+        raise RecipeError(Problem(f"an override looks like a.b.c=value, or ~a.b.c to delete, not '{text}'", at))
+    try:
+        node = parse(value, "command line") if value.strip() else Node(None, at, at)
+    except RecipeError as error:
+        raise RecipeError(Problem(f"the value of '{path}': {error.problems[0].message}", at)) from None
+    return change(root, path.strip(), _moved(node, at), at)
+
+
+def _moved(node: Node, at: Position) -> Node:
+    value = node.value
+    if isinstance(value, dict):
+        value = {key: _moved(inner, at) for key, inner in value.items()}
+    elif isinstance(value, list):
+        value = [_moved(inner, at) for inner in value]
+    return Node(value, at, at)
+
+
+def change(root: Node, path: str, value: Node | None, at: Position) -> Node:
+    """The tree with the value at a dotted path merged in, or deleted where it is None.
+
+    Raises:
+        RecipeError: The path leads nowhere.
+    """
+    keys = path.split(".")
+    if not all(keys):
+        raise RecipeError(Problem(f"'{path}' is no path of keys with dots between them", at))
+
+    def walk(node: Node, depth: int) -> Node:
+        key, last = keys[depth], depth == len(keys) - 1
+        so_far = ".".join(keys[:depth])
+        node = _spelled_out(node)
+        if isinstance(node.value, list):
+            place = _place(node.value, key)
+            if place is None:
+                names = [use for item in node.value if (use := _use(item))]
+                raise RecipeError(Problem(f"'{so_far}' is a list without '{key}'{nearest(key, names)}", at))
+            items = list(node.value)
+            if last and value is None:
+                del items[place]
+            else:
+                items[place] = (
+                    merge(items[place], value) if last and value is not None else walk(items[place], depth + 1)
+                )
+            return node.replaced(items)
+        if not isinstance(node.value, dict):
+            raise RecipeError(Problem(f"'{path}' leads nowhere: '{so_far}' is {node}", at))
+        inner = dict(node.value)
+        if value is None and key not in inner:
+            whole = f"{so_far}.{key}" if so_far else key
+            raise RecipeError(Problem(f"there is no '{whole}' to delete{nearest(key, inner)}", at))
+        if last and value is None:
+            del inner[key]
+        elif last and value is not None:
+            inner[key] = merge(inner[key], value) if key in inner else value
+        else:
+            inner[key] = walk(inner.get(key, Node({}, at, at)), depth + 1)
+        if key == "use" and last and _use(node) not in (None, inner.get(key) and inner[key].value):
+            inner = {"use": inner["use"]} if "use" in inner else inner
+        return node.replaced(inner)
+
+    return walk(root, 0)
+
+
+def _place(items: Sequence[Node], key: str) -> int | None:
+    if key.isdigit() and int(key) < len(items):
+        return int(key)
+    found = [i for i, item in enumerate(items) if _use(item) == key]
+    return found[0] if len(found) == 1 else None
+
+
+def varied(root: Node, variant: Node) -> Node:
+    """The tree of a variant: a list of overrides, or a mapping whose keys may be dotted or begin with `~`.
+
+    Raises:
+        RecipeError: An override is wrong.
+    """
+    if isinstance(variant.value, list):
+        for item in variant.value:
+            if not isinstance(item.value, str):
+                raise RecipeError(
+                    Problem(f"an override looks like a.b.c=value, or ~a.b.c to delete, not {item}", item.where)
+                )
+            root = override(root, item.value, item.where)
+        return root
+    for key, node in (variant.value or {}).items():
+        if key.startswith("~"):
+            root = change(root, key[1:], None, node.key)
+        else:
+            root = change(root, key, node, node.key)
+    return root
