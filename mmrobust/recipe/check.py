@@ -44,10 +44,12 @@ class Checker:
 
     Attributes:
         problems: Everything that is wrong.
+        used: `(kind, name, distribution)` of every component that was met.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.used: set[tuple[str, str, str]] = set()
 
     def tell(self, where: Position, message: str) -> _Wrong:
         """Notes a problem."""
@@ -82,7 +84,7 @@ class Checker:
                 if f.default is dataclasses.MISSING:
                     self.tell(node.key, f"{label} needs '{key}': {form}")
                     continue
-                here = node_of(_unparted(f.default), node.key)
+                here = node_of(unparted(f.default), node.key)
             try:
                 value, plain[key] = self.setting(form, f.metadata, here, f"{label}.{key}")
                 values[f.name] = value
@@ -288,6 +290,7 @@ class Checker:
             options = registry.options_of(spec)
         except PluginError as error:
             raise self.tell(use.where, str(error)) from None
+        self.used.add((kind, spec.name, spec.distribution))
         who = f"{kind} '{use.value}'"
         values: dict[str, Any] = {}
         plain: dict[str, Any] = {}
@@ -520,8 +523,8 @@ def _shaped(form: Form, value: Any) -> bool:
     return True
 
 
-def _unparted(value: Any) -> Any:
+def unparted(value: Any) -> Any:
     """A default of the settings as plain data."""
     if isinstance(value, Part):
         return value.use
-    return [_unparted(v) for v in value] if isinstance(value, tuple) else value
+    return [unparted(v) for v in value] if isinstance(value, tuple) else value

@@ -131,8 +131,8 @@ class _Parser:
         except yaml.MarkedYAMLError as error:
             what = " ".join(filter(None, [error.context, error.problem]))
             raise RecipeError(Problem(f"this is not YAML: {what}", self.at(error.problem_mark))) from None
-        except yaml.YAMLError as error:
-            what = f"character {chr(error.character)!a} is not allowed" if hasattr(error, "character") else str(error)
+        except yaml.reader.ReaderError as error:
+            what = f"character {chr(int(error.character))!a} is not allowed"
             raise RecipeError(Problem(f"this is not YAML: {what}", Position(self.file))) from None
 
     def document(self) -> Node:
@@ -153,10 +153,11 @@ class _Parser:
         where = self.at(event.start_mark)
         if isinstance(event, yaml.AliasEvent):
             raise self.refused(event, f"aliases (*{event.anchor}) are not used in recipes; write the value out")
-        if getattr(event, "anchor", None):
-            raise self.refused(event, f"anchors (&{event.anchor}) are not used in recipes")
-        if getattr(event, "tag", None):
-            raise self.refused(event, f"tags ({event.tag}) are not used in recipes")
+        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
+            if event.anchor:
+                raise self.refused(event, f"anchors (&{event.anchor}) are not used in recipes")
+            if event.tag:
+                raise self.refused(event, f"tags ({event.tag}) are not used in recipes")
         if depth > DEPTH:
             raise self.refused(event, f"this is nested more than {DEPTH} levels deep")
         match event:

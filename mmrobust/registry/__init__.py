@@ -8,7 +8,7 @@ see the same plugins: `MMROBUST_PLUGINS` (allow-list of distributions), `MMROBUS
 
 from __future__ import annotations
 
-from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, catalogue, load, register, reset
+from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, catalogue, load, load_file, register, reset
 from mmrobust.registry.options import OptionSpec, options_of
 from mmrobust.registry.spec import KINDS, ComponentSpec, Part
 
@@ -22,6 +22,7 @@ __all__ = [
     "Registrar",
     "catalogue",
     "load",
+    "load_file",
     "options_of",
     "register",
     "reset",

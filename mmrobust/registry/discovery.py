@@ -36,8 +36,6 @@ from importlib import metadata
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import pluggy
 
@@ -151,6 +149,9 @@ def _identity(distribution: metadata.Distribution) -> tuple[str, str, str]:
     try:
         direct = json.loads(distribution.read_text("direct_url.json") or "{}")
         if direct.get("dir_info", {}).get("editable"):
+            from urllib.parse import urlparse
+            from urllib.request import url2pathname
+
             editable = url2pathname(urlparse(direct["url"]).path)
     except Exception:  # no such file, or a damaged one: it only helps the message
         pass

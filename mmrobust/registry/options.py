@@ -161,7 +161,7 @@ class _Reader:
 
     def __init__(self, spec: ComponentSpec, doc: str, value: Callable[[str], ast.expr | None]) -> None:
         self.spec = spec
-        self.docs = _documented(doc)
+        self.docs = documented(doc)
         self.value = value
 
     def arguments(self, args: ast.arguments) -> dict[str, OptionSpec]:
@@ -312,7 +312,7 @@ def _from_class(spec: ComponentSpec, cls: type) -> Described:
 _ENTRY = re.compile(r"^(?P<indent>\s+)(?P<name>\w+)(?:\s*\([^)]*\))?:\s*(?P<text>.*)$")
 
 
-def _documented(doc: str) -> dict[str, str]:
+def documented(doc: str) -> dict[str, str]:
     """The entries of every `Args:` section of a Google docstring."""
     entries: dict[str, str] = {}
     inside, indent, name = False, 0, ""

@@ -1,0 +1,147 @@
+"""The app, its global options, and what becomes of errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mmrobust
+from mmrobust.errors import InterruptedRun, MmrobustError, RecipeError
+
+_FAMILIES = ("build", "train", "evaluate", "recipes", "plugins", "data", "doctor")
+_FLAGS = {
+    "--debug": "MMROBUST_DEBUG",
+    "-v": "MMROBUST_DEBUG",
+    "--no-plugins": "MMROBUST_NO_PLUGINS",
+    "--strict-plugins": "MMROBUST_STRICT_PLUGINS",
+}
+#: What typer raises for a wrong command line, wherever it keeps its click.
+_WrongUsage = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; see `mmrobust.cli.main`."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        args = _take_globals(args)
+        command = typer.main.get_command(app())
+        code = command.main(args=args, prog_name="mmrobust", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", InterruptedRun.exit_code)
+    except BrokenPipeError:  # `mmrobust ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except _WrongUsage as error:
+        _trace()
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "mmrobust"
+        return _say(f"error: {error.format_message()}\ntry '{path} --help'", 2)  # type: ignore[attr-defined]
+    except RecipeError as error:
+        _trace()
+        return _say(str(error), error.exit_code)
+    except MmrobustError as error:
+        _trace()
+        return _say(str(error) if isinstance(error, InterruptedRun) else f"error: {error}", error.exit_code)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else _say(str(error.code), 1)
+    except Exception as error:
+        if _debug():
+            _trace()
+            return 1
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+        text = " ".join(str(error).split())[:500]
+        return _say(f"internal error: {type(error).__name__}: {text}{place}; run again with --debug to see more", 1)
+
+
+def app() -> typer.Typer:
+    """The app with every verb."""
+    made = typer.Typer(
+        name="mmrobust",
+        help="Build, train and attack models that fuse noisy modalities, from recipes.",
+        epilog="Start with: mmrobust run normtr",
+        rich_markup_mode=None,  # rich would triple the time to start
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    made.callback()(_globals)
+    for family in _FAMILIES:
+        if (Path(__file__).parent / f"{family}.py").is_file():
+            importlib.import_module(f"mmrobust.cli.{family}").register(made)
+    return made
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"mmrobust {mmrobust.__version__}")
+        raise typer.Exit
+
+
+def _globals(
+    debug: Annotated[bool, typer.Option("--debug", "-v", help="Show the traceback of an error.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Leave third parties' plugins out.")] = False,
+    strict: Annotated[bool, typer.Option("--strict-plugins", help="A broken plugin is an error (for CI).")] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option("--plugin", metavar="FILE", help="Load a one-file plugin; may be repeated.")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """The global options; they may also stand behind a verb, and have been taken out before typer sees them."""
+
+
+def _take_globals(args: list[str]) -> list[str]:
+    """Moves the global options, wherever they stand, into the environment, where child processes see them too."""
+    rest: list[str] = []
+    files: list[str] = []
+    pending = iter(args)
+    for arg in pending:
+        if arg == "--":
+            return [*rest, arg, *pending]
+        if arg in _FLAGS:
+            os.environ[_FLAGS[arg]] = "1"
+        elif arg == "--plugin":
+            file = next(pending, None)
+            if file is None:
+                raise typer.BadParameter("--plugin needs a Python file")
+            files.append(file)
+        elif arg.startswith("--plugin="):
+            files.append(arg.partition("=")[2])
+        else:
+            rest.append(arg)
+    if files:
+        before = [f for f in os.environ.get("MMROBUST_PLUGIN_FILES", "").split(os.pathsep) if f]
+        here = [str(Path(f).expanduser().absolute()) for f in files]
+        os.environ["MMROBUST_PLUGIN_FILES"] = os.pathsep.join([*before, *here])
+    return rest
+
+
+def _debug() -> bool:
+    return bool(os.environ.get("MMROBUST_DEBUG"))
+
+
+def _trace() -> None:
+    if _debug():
+        traceback.print_exc(file=sys.stderr)
+
+
+def _say(message: str, code: int) -> int:
+    from mmrobust.cli.text import paint
+
+    lines = [paint(line, "red", sys.stderr, "error:") for line in message.splitlines()]
+    print("\n".join(lines), file=sys.stderr)
+    return code

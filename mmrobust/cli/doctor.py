@@ -1,0 +1,171 @@
+"""`mmrobust doctor`: what this machine and this installation can do, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command()(doctor)
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is installed, what the machine offers, and what is broken.
+
+    Answers even where torch cannot be imported; exits with 1 if mmrobust cannot work here.
+
+    Examples:
+
+      mmrobust doctor
+
+      mmrobust doctor --json
+    """
+    from mmrobust.cli.text import paint
+
+    facts = examine()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        width = max(len(key) for group in facts["facts"].values() for key in group)
+        for title, group in facts["facts"].items():
+            typer.echo(paint(title, "bold"))
+            for key, value in group.items():
+                typer.echo(f"  {key:<{width}}  {value}")
+        for warning in facts["warnings"]:
+            typer.echo(paint(f"warning: {warning}", "yellow", part="warning:"))
+        for error in facts["errors"]:
+            typer.echo(paint(f"error: {error}", "red", part="error:"))
+        if not facts["warnings"] and not facts["errors"]:
+            typer.echo("nothing is wrong")
+    if facts["errors"]:
+        raise typer.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """The facts by group, the warnings and the errors."""
+    import os
+    import platform
+    import shutil
+    import sys
+
+    import mmrobust
+    from mmrobust.recipe.compose import shipped, shipped_folder
+
+    warnings: list[str] = []
+    errors: list[str] = []
+    here = {
+        "mmrobust": f"{mmrobust.__version__} ({os.path.dirname(mmrobust.__file__)})",
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": platform.platform(),
+        "recipes": f"{len(shipped())} shipped ({shipped_folder()})",
+    }
+    if not shipped():
+        errors.append("no shipped recipe is found; install mmrobust again")
+    set_here = {k: v for k, v in sorted(os.environ.items()) if k.startswith("MMROBUST_")}
+    here.update({f"${key}": value for key, value in set_here.items()})
+    disk = shutil.disk_usage(".")
+    machine = {
+        "cpu": f"{_usable_cores()} cores for this process",
+        "disk": f"{disk.free / 2**30:.1f} GiB free in the current folder",
+    }
+    if disk.free < 2**30:
+        warnings.append("less than 1 GiB is free in the current folder, where runs are kept")
+    libraries = {
+        name: _version(name) for name in ("numpy", "einops", "safetensors", "pluggy", "typer", "pyyaml", "matplotlib")
+    }
+    machine.update(_torch(libraries, warnings, errors))
+    libraries["timm"] = _timm(warnings)
+    for name, version in libraries.items():
+        if version == "not installed" and name not in ("timm",):
+            errors.append(f"{name} is not installed; 'pip install mmrobust' brings it")
+    plugins = _plugins(warnings, errors)
+    groups = {"installation": here, "libraries": libraries, "machine": machine, "plugins": plugins}
+    return {"facts": groups, "warnings": warnings, "errors": errors}
+
+
+def _usable_cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(name: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(name)
+    except Exception:  # a missing distribution, or one with damaged metadata
+        return "not installed"
+
+
+def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) -> dict[str, str]:
+    """What torch says of the machine."""
+    libraries["torch"] = _version("torch")
+    if libraries["torch"] == "not installed":
+        return {}
+    try:
+        import torch
+
+        machine = {"torch threads": str(torch.get_num_threads()), "gpu": "none"}
+        if torch.cuda.is_available():
+            found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+            machine["gpu"] = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)
+        elif torch.backends.mps.is_available():
+            machine["gpu"] = "mps"
+        from mmrobust.nn import attention
+
+        machine["attention"] = f"auto means {attention.resolve()}"
+        return machine
+    except BaseException as error:  # a broken installation can fail in any way, and doctor answers all the same
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        from mmrobust.registry.catalogue import failure
+
+        errors.append(f"torch cannot be imported, and nothing can be built or trained without it: {failure(error)}")
+        libraries["torch"] += " (cannot be imported)"
+        return {}
+
+
+def _timm(warnings: list[str]) -> str:
+    version = _version("timm")
+    if version == "not installed":
+        return version
+    try:
+        import timm  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        from mmrobust.registry.catalogue import failure
+
+        warnings.append(f"timm cannot be imported, so components that use it cannot be built: {failure(error)}")
+        return f"{version} (cannot be imported)"
+    return version
+
+
+def _plugins(warnings: list[str], errors: list[str]) -> dict[str, str]:
+    """Each plugin and its state."""
+    from mmrobust.errors import PluginError
+    from mmrobust.registry import catalogue
+
+    try:
+        found = catalogue()
+    except PluginError as error:
+        errors += str(error).splitlines()
+        return {}
+    groups = {"built-in": f"{len(found.all())} components"} if not found.plugins else {}
+    groups |= {f"{p.distribution} {p.version} ({p.name})".replace("  ", " "): p.state for p in found.plugins}
+    warnings += [f"{p} is quarantined: {p.cause}" for p in found.plugins if p.state == "quarantined"]
+    warnings += [f"{p} {warning}" for p in found.plugins for warning in p.warnings]
+    for spec in found.all():
+        state, cause = found.state(spec)
+        if state == "broken":
+            (errors if spec.distribution == "mmrobust" else warnings).append(cause)
+        elif state != "ok":
+            warnings.append(f"{spec.kind} '{spec.name}' is {state}: {cause}")
+    return groups

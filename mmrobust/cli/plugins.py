@@ -1,0 +1,243 @@
+"""`mmrobust plugins`: what is installed, and what became of it; nothing of it is imported to say so."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs."""
+    family = typer.Typer(help="List, show, check and write components.", no_args_is_help=True, rich_markup_mode=None)
+    family.command("list")(list_)
+    family.command()(show)
+    family.command()(new)
+    _register_check(family)
+    app.add_typer(family, name="plugins")
+
+
+def _register_check(family: typer.Typer) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("mmrobust.cli.check") is not None:
+        importlib.import_module("mmrobust.cli.check").register(family)
+
+
+def kinds(incomplete: str) -> list[str]:
+    """Kinds, for completion in a shell."""
+    from mmrobust.registry.spec import KINDS
+
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+def components(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Components of the kind that was typed, for completion in a shell."""
+    from mmrobust.registry import catalogue
+
+    found = catalogue().all(ctx.params.get("kind"))
+    return [(spec.name, spec.summary) for spec in found if spec.name.startswith(incomplete)]
+
+
+Kind = Annotated[str, typer.Argument(help="Its kind, e.g. fusion.", autocompletion=kinds)]
+Name = Annotated[str, typer.Argument(help="Its name, or distribution/name.", autocompletion=components)]
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind.", autocompletion=kinds)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List every component, who brought it and whether it can be used, and every plugin that could not be loaded.
+
+    Examples:
+
+      mmrobust plugins list
+
+      mmrobust plugins list fusion --json
+    """
+    from mmrobust.cli.text import table
+    from mmrobust.errors import UsageError, nearest
+    from mmrobust.registry import KINDS, catalogue
+
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"there is no kind of component '{kind}'{nearest(kind, KINDS)}")
+    found = catalogue()
+    specs = [(spec, *found.state(spec)) for spec in found.all(kind)]
+    plugins = [
+        p for p in found.plugins if kind is None or p.state == "quarantined" or any(k == kind for k, _ in p.offers)
+    ]
+    if as_json:
+        rows = [
+            {
+                "kind": spec.kind,
+                "name": spec.name,
+                "distribution": spec.distribution,
+                "version": spec.version,
+                "summary": spec.summary,
+                "state": state,
+                "cause": cause,
+                "target": spec.target,
+            }
+            for spec, state, cause in specs
+        ]
+        typer.echo(json.dumps({"components": rows, "plugins": [vars(p) for p in plugins]}, indent=2))
+        return
+    lines = [[s.kind, s.name, s.distribution, s.version, state, s.summary] for s, state, _ in specs]
+    typer.echo(table(["kind", "name", "distribution", "version", "state", "summary"], lines))
+    notes = [
+        cause if state == "broken" else f"{s.kind} '{s.name}' is {state}: {cause}" for s, state, cause in specs if cause
+    ]
+    notes += [f"{p} is turned off" for p in plugins if p.state == "off"]
+    notes += [f"{p} is quarantined: {p.cause}" for p in plugins if p.state == "quarantined"]
+    notes += [f"{p} {warning}" for p in plugins for warning in p.warnings]
+    if notes:
+        typer.echo("\n" + "\n".join(notes))
+
+
+def show(
+    kind: Kind,
+    name: Name,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show one component: what it does, its options, its contract, its source, and which shipped recipes use it.
+
+    Examples:
+
+      mmrobust plugins show fusion cross_attention
+
+      mmrobust plugins show objective task --json
+    """
+    from mmrobust.cli.text import paint, table
+
+    facts = describe(kind, name)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    typer.echo(
+        paint(f"{facts['kind']} {facts['name']}", "bold") + f", {facts['distribution']} {facts['version']}".rstrip()
+    )
+    typer.echo("\n" + (facts["doc"] or facts["summary"]))
+    if facts["options"]:
+        rows = [[o["name"], o["type"], o["default_text"], o["doc"]] for o in facts["options"]]
+        typer.echo("\n" + table(["option", "type", "default", "what it does"], rows))
+    else:
+        typer.echo("\nIt has no options.")
+    typer.echo(f"\nContract: {facts['contract']}")
+    typer.echo(f"Source:   {facts['source']}")
+    typer.echo(f"Recipes:  {', '.join(facts['recipes']) or 'no shipped one uses it'}")
+
+
+def describe(kind: str, name: str) -> dict[str, Any]:
+    """What is known of a component without importing it.
+
+    Raises:
+        PluginError: There is none, or it breaks the rules.
+    """
+    from mmrobust.registry import catalogue
+    from mmrobust.registry.forms import spell
+    from mmrobust.registry.options import UNKNOWN, describe
+
+    spec = catalogue().find(kind, name)
+    found = describe(spec)
+
+    def default(option: Any) -> str:
+        return "(required)" if option.required else "?" if option.default is UNKNOWN else _bare(option.default)
+
+    def _bare(value: Any) -> str:
+        return value if isinstance(value, str) and value else spell(value)
+
+    return {
+        "kind": spec.kind,
+        "name": spec.name,
+        "distribution": spec.distribution,
+        "version": spec.version,
+        "summary": spec.summary,
+        "target": spec.target,
+        "doc": _prose(found.doc),
+        "options": [
+            {
+                "name": o.name,
+                "type": o.type,
+                "required": o.required,
+                "default": None if o.default is UNKNOWN else o.default,
+                "default_text": default(o),
+                "doc": o.doc,
+            }
+            for o in found.options.values()
+        ],
+        "contract": _contract(kind),
+        "source": f"{found.file}:{found.line}" if found.file else spec.target,
+        "recipes": _used_in(kind, spec.name, spec.distribution),
+    }
+
+
+def _prose(doc: str) -> str:
+    """A docstring up to its first section."""
+    kept: list[str] = []
+    for line in doc.splitlines():
+        if line.strip() in ("Args:", "Attributes:", "Raises:", "Options:", "Returns:"):
+            break
+        kept.append(line)
+    return "\n".join(kept).strip()
+
+
+def _contract(kind: str) -> str:
+    """What the contracts say that a component of this kind does, with its shapes."""
+    import ast
+
+    from mmrobust.registry import source
+    from mmrobust.registry.spec import KINDS
+
+    module = source.read("mmrobust.contracts")
+    definition = module.classes.get(KINDS[kind]) if module is not None else None
+    chain = [definition] if definition is not None else []
+    for base in definition.bases if definition is not None and module is not None else []:
+        chain += [module.classes[name] for name in [ast.unparse(base)] if name in module.classes]
+    for cls in chain:
+        for node in cls.body:
+            if isinstance(node, ast.FunctionDef) and node.name in ("forward", "__call__"):
+                doc = (ast.get_docstring(node) or "").splitlines()
+                if doc:
+                    return f"mmrobust.contracts.{KINDS[kind]}; {node.name}: {doc[0]}"
+    return f"mmrobust.contracts.{KINDS[kind]}"
+
+
+def _used_in(kind: str, name: str, distribution: str) -> list[str]:
+    from mmrobust.errors import MmrobustError
+    from mmrobust.recipe import compose
+    from mmrobust.recipe.check import Checker, check
+
+    found = []
+    for recipe, path in compose.shipped().items():
+        checker = Checker()
+        try:
+            check(compose.extended(path, compose.read(path)[1]), path.stem, checker)
+        except MmrobustError:
+            continue
+        if (kind, name, distribution) in checker.used:
+            found.append(recipe)
+    return found
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="The component's name, e.g. gated.")],
+    kind: Annotated[str, typer.Option("--kind", "-k", help="Its kind.", autocompletion=kinds)],
+    to: Annotated[str, typer.Option("--to", help="Folder of the new distribution; mmrobust-NAME by default.")] = "",
+) -> None:
+    """Write a working distribution with one component, its recipe and its tests, to be edited.
+
+    Examples:
+
+      mmrobust plugins new gated --kind fusion
+
+      mmrobust plugins new salt --kind noise --to noises/salt
+    """
+    from mmrobust.cli.scaffold import write
+
+    folder = write(name, kind, to)
+    typer.echo(f"written: {folder}\n")
+    typer.echo(f"next:  pip install --no-build-isolation -e {folder}")
+    typer.echo(f"       mmrobust plugins show {kind} {name}")
+    typer.echo(f"       python -m pytest {folder}")
+    typer.echo(f"       mmrobust run {folder}/recipes/{name}.yaml")
