@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,7 +68,7 @@ def build(
         DataError: The data cannot be read.
     """
     loaded = recipes.load(recipe) if isinstance(recipe, (str, Path)) else recipe
-    dataset = open_dataset(loaded.data) if dataset is None else dataset
+    dataset = open_data(loaded) if dataset is None else dataset
     context = make_context(loaded, dataset)
     weights = derive(loaded.train.seeds[0] if seed is None else seed, "init")
     settings = loaded.model
@@ -94,6 +95,17 @@ def build(
     head = part("head", contracts.Head, context)
     model = Model(context.modalities, encoder, generic, specific, fusion, head)
     return Built(loaded, dataset, context, model, _learning(loaded, context, weights))
+
+
+def open_data(recipe: Recipe) -> Dataset:
+    """Opens the data of a recipe.
+
+    Raises:
+        RecipeError: The dataset refuses an option; with the position in the file.
+        DataError: The data is missing, damaged, hostile, or not what the options say.
+    """
+    with _placed(recipe, ("data",), "dataset", recipe.data):
+        return open_dataset(recipe.data)
 
 
 def make_context(recipe: Recipe, dataset: Dataset) -> Context:
@@ -171,16 +183,24 @@ def _make(
     recipe: Recipe, where: tuple[str, ...], kind: type[C], part: Part[Any], context: Context, seed: int
 ) -> C:
     """One part of a recipe, with weights from `seed`; what it refuses is told with the position in the file."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _placed(recipe, where, _kind(kind), part):
         torch.manual_seed(seed)
-        try:
-            return part_builder(kind, part, context)
-        except OptionError as error:
-            name = next(k for k, base in KINDS.items() if base == kind.__name__)
-            at = where if error.option == "use" else (*where, error.option)
-            message = f"{name} '{part.use}'"
-            message += f": {error.message}" if error.option == "use" else f", option '{error.option}': {error.message}"
-            raise RecipeError(Problem(message, recipe.where(*at))) from error
+        return part_builder(kind, part, context)
+
+
+@contextmanager
+def _placed(recipe: Recipe, where: tuple[str, ...], kind: str, part: Part[Any]) -> Iterator[None]:
+    """Turns an option that is refused into a problem at its place in the recipe."""
+    try:
+        yield
+    except OptionError as error:
+        at = where if error.option == "use" else (*where, error.option)
+        what = "" if error.option == "use" else f", option '{error.option}'"
+        raise RecipeError(Problem(f"{kind} '{part.use}'{what}: {error.message}", recipe.where(*at))) from error
+
+
+def _kind(base: type[Any]) -> str:
+    return next(kind for kind, name in KINDS.items() if name == base.__name__)
 
 
 def part_builder(kind: type[Any], part: Part[Any], context: Context) -> Any:
@@ -195,9 +215,8 @@ def part_builder(kind: type[Any], part: Part[Any], context: Context) -> Any:
         PluginError: There is no such component, or it cannot be imported.
         OptionError: It refuses an option, or does not support this number of modalities.
     """
-    name = next(k for k, base in KINDS.items() if base == kind.__name__)
     catalogue = registry.catalogue()
-    cls = catalogue.load(catalogue.find(name, part.use))
+    cls = catalogue.load(catalogue.find(_kind(kind), part.use))
     if issubclass(cls, Component):
         _check_count(cls, context)
     return cls(context, **part.options)

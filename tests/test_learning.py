@@ -19,7 +19,7 @@ SMALL = """
 recipe: 1
 name: small
 summary: for tests
-data: {use: synthetic_affect, train: 40, valid: 10, test: 10, max_length: 12}
+data: {use: synthetic_affect, train: 40, valid: 10, test: 10, length: 12}
 """
 NORMTR = SMALL + """
 model:
