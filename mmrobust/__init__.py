@@ -17,12 +17,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmrobust.build import build
+    from mmrobust.pipeline import run
     from mmrobust.recipe import load as load_recipe
     from mmrobust.registry import catalogue, register
     from mmrobust.registry.hooks import hookimpl
     from mmrobust.report import report
     from mmrobust.robustness import evaluate, predict
-    from mmrobust.training import run, train
+    from mmrobust.training import train
 
 _PUBLIC = {
     "build": "mmrobust.build:build",
@@ -33,7 +34,7 @@ _PUBLIC = {
     "predict": "mmrobust.robustness:predict",
     "register": "mmrobust.registry:register",
     "report": "mmrobust.report:report",
-    "run": "mmrobust.training:run",
+    "run": "mmrobust.pipeline:run",
     "train": "mmrobust.training:train",
 }
 

@@ -137,7 +137,7 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
         The folder to write into, beside the target.
 
     Raises:
-        WriteError: The disk is full, permission is denied, ...; a full disk is explained for the block's own writes too.
+        WriteError: The disk is full, permission is denied, ...; a full disk also for the block's own writes.
     """
     path = Path(path)
     part = _beside(path)

@@ -1,0 +1,87 @@
+"""The main job: a recipe, built, trained, evaluated and reported."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrobust.errors import InterruptedRun, WriteError
+from mmrobust.report import report
+from mmrobust.robustness import evaluate
+from mmrobust.training import Run, RunFolder, train_seeds
+
+if TYPE_CHECKING:
+    from mmrobust.recipe import Recipe
+
+__all__ = ["Finished", "run"]
+
+
+@dataclass
+class Finished:
+    """What came of running a recipe.
+
+    Attributes:
+        run: The training.
+        evaluation: What stands in `evaluation.json`.
+        report: The HTML page.
+    """
+
+    run: Run
+    evaluation: dict[str, Any]
+    report: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**self.run.to_dict(), "report": str(self.report), "evaluation": self.evaluation}
+
+    def __str__(self) -> str:
+        return f"{self.run}\nreport:  {self.report}"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def run(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    out: str | os.PathLike[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    resume: RunFolder | str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Finished:
+    """Builds, trains, evaluates and reports a recipe.
+
+    Args:
+        recipe: A loaded recipe, a path, or the bare name of a shipped one; None with `resume`.
+        overrides: Changes of it, `a.b.c=value` or `~a.b.c`.
+        runs: The folder of all runs.
+        out: The run's own folder, instead of a new one in `runs`.
+        seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
+        resume: A run to go on with: its folder, or a recipe's name for its latest.
+        quiet: Show no progress.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        DataError: The data cannot be read.
+        DivergedError: Some seeds met a loss that is not finite; the others are trained, evaluated and reported.
+        InterruptedRun: Ctrl-C; the message says how to go on.
+        WriteError: The disk is full, or the like; the message says how to go on.
+    """
+    trained = train_seeds(recipe, overrides, runs=runs, out=out, seeds=seeds, resume=resume, quiet=quiet, verb="run")
+    go_on = f"go on with: mmrobust run --resume {shlex.quote(str(trained.folder.path))}"
+    try:
+        evaluation = evaluate(trained.folder, quiet=quiet)
+        page = report(trained.folder)
+    except KeyboardInterrupt as error:
+        raise InterruptedRun(f"interrupted in the evaluation; the training is finished and saved; {go_on}") from error
+    except WriteError as error:
+        raise WriteError(f"{error}\n  the training is finished and saved; {go_on}") from error
+    trained.check()
+    return Finished(trained, evaluation, page)

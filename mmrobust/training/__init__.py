@@ -1,0 +1,276 @@
+"""Training: the loop, checkpoints, the run folder, progress, several seeds."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmrobust import files
+from mmrobust import recipe as recipes
+from mmrobust.build import Built, build
+from mmrobust.errors import CheckpointError, DivergedError, InterruptedRun, UsageError, WriteError
+from mmrobust.training.checkpoint import Checkpoints, State, load_weights
+from mmrobust.training.folder import RunFolder, environment
+from mmrobust.training.loop import Trainer, best_value, choose_device, fit, interruptible, resident, selection
+from mmrobust.training.progress import Meter
+
+if TYPE_CHECKING:
+    from mmrobust.contracts import Dataset
+    from mmrobust.recipe import Recipe
+
+__all__ = [
+    "Checkpoints",
+    "Meter",
+    "Run",
+    "RunFolder",
+    "State",
+    "Trainer",
+    "choose_device",
+    "finished_seeds",
+    "fit",
+    "load_trained",
+    "resident",
+    "train",
+    "train_seeds",
+]
+
+#: What `env.json` and the machine must agree on for a resumed run to end with the same bits.
+_SAME = ("mmrobust", "torch", "plugins", "processor", "threads", "gpu")
+
+
+@dataclass
+class Run:
+    """What came of training a recipe.
+
+    Attributes:
+        folder: Where it is kept.
+        recipe: What was trained.
+        states: Where each seed ended.
+        diverged: Why a seed has no state.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    states: dict[int, State] = field(default_factory=dict)
+    diverged: dict[int, str] = field(default_factory=dict)
+
+    def check(self) -> Run:
+        """The run, if every seed was trained.
+
+        Raises:
+            DivergedError: Some seeds diverged.
+        """
+        if self.diverged:
+            done = f"; finished: seed {', '.join(map(str, self.states))}" if self.states else ""
+            raise DivergedError("\n".join(self.diverged.values()) + f"\n  the run is kept in {self.folder.path}{done}")
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        seeds = {
+            str(seed): {"best": state.best, "epochs": state.epoch, "steps": state.step}
+            for seed, state in self.states.items()
+        }
+        return {
+            "run": str(self.folder.path),
+            "name": self.recipe.name,
+            "seeds": seeds,
+            "diverged": {str(seed): text for seed, text in self.diverged.items()},
+        }
+
+    def __str__(self) -> str:
+        epochs = self.recipe.train.epochs
+        lines = [f"trained: {self.folder.path}"]
+        for seed in sorted({*self.states, *self.diverged}):
+            state = self.states.get(seed)
+            told = f"best epoch {state.best['epoch']}/{epochs}{best_value(state)}" if state else "diverged"
+            lines.append(f"  seed {seed}: {told}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def train(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    out: str | os.PathLike[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    resume: RunFolder | str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Trains every seed of a recipe, one after the other.
+
+    Args:
+        recipe: A loaded recipe, a path, or the bare name of a shipped one; None with `resume`.
+        overrides: Changes of it, `a.b.c=value` or `~a.b.c`.
+        runs: The folder of all runs.
+        out: The run's own folder, instead of a new one in `runs`.
+        seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
+        resume: A run to go on with: its folder, or a recipe's name for its latest. It ends with the bits it would
+            have had; seeds that are finished are left as they are.
+        quiet: Show no progress.
+
+    Raises:
+        RecipeError: The recipe is wrong.
+        DataError: The data cannot be read.
+        DivergedError: Some seeds met a loss that is not finite; the others are trained and kept.
+        InterruptedRun: Ctrl-C; the message says how to go on.
+        WriteError: The disk is full, or the like; the message says how to go on.
+    """
+    return train_seeds(recipe, overrides, runs=runs, out=out, seeds=seeds, resume=resume, quiet=quiet).check()
+
+
+def train_seeds(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    out: str | os.PathLike[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    resume: RunFolder | str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+    verb: str = "train",
+) -> Run:
+    """As `train`, but seeds that diverged are told in the result instead of raised, unless all did.
+
+    Args:
+        recipe: See `train`.
+        overrides: See `train`.
+        runs: See `train`.
+        out: See `train`.
+        seeds: See `train`.
+        resume: See `train`.
+        quiet: See `train`.
+        verb: The verb of the command line that goes on with it, for messages.
+    """
+    if resume is not None:
+        if recipe is not None or overrides or seeds is not None or out is not None:
+            raise UsageError("a resumed run has its recipe, seeds and folder already: give --resume RUN alone")
+        folder = RunFolder.open(resume, runs)
+        loaded = recipes.load(folder.resolved)
+    elif recipe is None:
+        raise UsageError("name a recipe, or a run to go on with: --resume RUN")
+    else:
+        folder = None
+        loaded = _load(recipe, overrides, seeds)
+
+    built = build(loaded, seed=loaded.train.seeds[0])
+    choose_device(loaded)
+    selection(built)
+    if folder is None:  # nothing is left behind by a recipe or data that cannot be used
+        folder = RunFolder.create(loaded, runs, out=out)
+    run = Run(folder, loaded)
+    go_on = f"go on with: mmrobust {verb} --resume {shlex.quote(str(folder.path))}"
+    try:
+        with folder.locked():
+            _train(run, built, resume is not None, quiet)
+    except InterruptedRun as error:
+        raise InterruptedRun(f"{error}; {go_on}") from error
+    except WriteError as error:
+        raise WriteError(f"{error}\n  every finished epoch is saved; {go_on}") from error
+    if not run.states:
+        run.check()
+    return run
+
+
+def _train(run: Run, built: Built, resume: bool, quiet: bool) -> None:
+    recipe, folder = run.recipe, run.folder
+    seeds = recipe.train.seeds
+    files.sweep(folder.path)
+    size = -(-len(built.dataset.splits["train"]) // recipe.train.batch_size)
+    with (
+        Meter(recipe.name, size * recipe.train.epochs * len(seeds), quiet=quiet) as meter,
+        interruptible(meter.say) as interrupt,
+    ):
+        meter.say(f"{'resuming' if resume else 'training'} in {folder.path}")
+        if resume and (changed := _changes(folder)):
+            for tell in (folder.say, meter.say):
+                tell(f"not quite what the run began on, so its last bits may differ: {changed}")
+        for i, seed in enumerate(seeds):
+            if i:
+                built = build(recipe, dataset=built.dataset, seed=seed)
+            begin = meter.done
+            label = f"seed {seed}: " if len(seeds) > 1 else ""
+            try:
+                run.states[seed] = fit(
+                    built, folder, seed, resume=resume, meter=meter, interrupt=interrupt, label=label
+                )
+            except DivergedError as error:
+                run.diverged[seed] = str(error)
+                folder.say(str(error))
+                meter.skip(begin + size * recipe.train.epochs - meter.done)
+                if len(seeds) > 1:
+                    meter.say(f"{label}diverged")
+        if interrupt.requested:
+            raise InterruptedRun("interrupted after the last epoch; the training is finished and saved")
+
+
+def _load(recipe: Recipe | str | Path, overrides: Sequence[str], seeds: int | Sequence[int] | None) -> Recipe:
+    more = [] if seeds is None else [f"train.seeds={seeds if isinstance(seeds, int) else list(seeds)}"]
+    if isinstance(recipe, (str, Path)):
+        return recipes.load(recipe, [*overrides, *more])
+    if overrides:
+        raise UsageError("overrides are for a recipe given by its path or name; load a loaded one anew with them")
+    if seeds is None:
+        return recipe
+    numbers = tuple(range(1, seeds + 1)) if isinstance(seeds, int) else tuple(seeds)
+    resolved = {**recipe.resolved, "train": {**recipe.resolved.get("train", {}), "seeds": list(numbers)}}
+    return replace(recipe, train=replace(recipe.train, seeds=numbers), resolved=resolved)
+
+
+def _changes(folder: RunFolder) -> str:
+    then, now = folder.read_env(), environment()
+    return ", ".join(
+        f"{key} {then[key]} then, {now[key]} now" for key in _SAME if key in then and then[key] != now[key]
+    )
+
+
+def finished_seeds(folder: RunFolder) -> list[int]:
+    """The seeds of a run that were trained to their end and whose checkpoints are unharmed."""
+    found = {seed: Checkpoints(folder.seed(seed)).newest() for seed in folder.seeds}
+    return [seed for seed, checkpoint in found.items() if checkpoint is not None and checkpoint.state.finished]
+
+
+def load_trained(
+    run: RunFolder | str | os.PathLike[str],
+    seed: int | None = None,
+    *,
+    dataset: Dataset | None = None,
+    overrides: Sequence[str] = (),
+) -> Built:
+    """Builds a run's recipe again, with the weights of its best checkpoint.
+
+    Args:
+        run: The run, its folder, or a recipe's name for its latest run in `runs`.
+        seed: Which of its seeds; None for the first that it has.
+        dataset: Its dataset if it is open already.
+        overrides: Changes of the resolved recipe, `data.path=...` where the data was moved.
+
+    Raises:
+        UsageError: There is no such run, or no such seed in it.
+        CheckpointError: The checkpoint is missing or damaged, or does not fit the recipe.
+    """
+    folder = RunFolder.open(run)
+    seeds = folder.seeds
+    if not seeds:
+        raise CheckpointError(
+            f"{folder.path} holds no checkpoint yet; go on with: mmrobust train --resume {folder.path}"
+        )
+    if seed is None:
+        seed = seeds[0]
+    elif seed not in seeds:
+        raise UsageError(f"{folder.path} has no seed {seed}; it has {', '.join(map(str, seeds))}")
+    best = Checkpoints(folder.seed(seed)).best()
+    built = build(recipes.load(folder.resolved, overrides), dataset=dataset, seed=seed)
+    load_weights(built.model, best.model, str(best.path))
+    load_weights(built.learning, best.learning, str(best.path))
+    built.model.eval()
+    return built

@@ -1,0 +1,247 @@
+"""Checkpoints: folders that are whole and unharmed, or not used.
+
+    checkpoints/seed-<k>/epoch-<n>/
+      model.safetensors       the model's state_dict, usable alone
+      learning.safetensors    the objectives' state_dict
+      optimizer.safetensors   `<parameter>/<name of the moment>`
+      state.json              where the training stands, and the metrics of every epoch so far
+      manifest.json           size and SHA-256 of each file
+
+A checkpoint is staged, synced and renamed, so a kill or a full disk leaves it whole or absent; the manifest finds what
+a disk or a person did to it later (safetensors alone finds truncation, not a flipped bit). Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmrobust import files
+from mmrobust.errors import CheckpointError
+from mmrobust.training.folder import to_json
+
+__all__ = ["Checkpoint", "Checkpoints", "State", "load_weights", "read"]
+
+FORMAT = 1
+_FILES = ("model.safetensors", "learning.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass
+class State:
+    """Where the training of one seed stands; all of it is plain JSON.
+
+    Every random number of an epoch is derived from the seed and the epoch, so that no state of a generator is needed.
+
+    Attributes:
+        seed: The seed.
+        epoch: Epochs finished.
+        step: Steps finished.
+        best: The epoch chosen so far and its value: `{"epoch", "measure", "value"}`; the measure is None where there
+            is no validation split, and the last epoch counts as the best.
+        waited: Epochs since the best one.
+        finished: Nothing is left to do.
+        scaler: State of the scaler of fp16 gradients.
+        metrics: What `metrics.jsonl` holds for this seed.
+    """
+
+    seed: int
+    epoch: int = 0
+    step: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+    waited: int = 0
+    finished: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint, read and known to be unharmed.
+
+    Attributes:
+        path: Its folder.
+        state: Where the training stood.
+        model: The model's weights and buffers.
+        learning: The objectives'.
+        optimizer: The optimizer's tensors.
+    """
+
+    path: Path
+    state: State
+    model: dict[str, Tensor]
+    learning: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors; each is a copy, since safetensors refuses tensors that share memory."""
+    return safetensors.torch.save({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()})
+
+
+def read(path: Path) -> Checkpoint:
+    """Reads a checkpoint and checks every byte of it.
+
+    Raises:
+        CheckpointError: Something is missing or damaged; the message says what.
+    """
+
+    def content(name: str) -> bytes:
+        try:
+            return (path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name} cannot be read ({error.strerror or error})") from error
+
+    try:
+        manifest = json.loads(content("manifest.json"))
+        form = manifest["format"]
+        told = {name: (manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in _FILES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: manifest.json is damaged") from error
+    if form != FORMAT:
+        raise CheckpointError(f"{path} has format {form}; this version of mmrobust reads format {FORMAT}")
+    data = {}
+    for name, (size, digest) in told.items():
+        data[name] = content(name)
+        if len(data[name]) != size:
+            raise CheckpointError(f"{path}: {name} has {len(data[name])} bytes, not the {size} that were written")
+        if hashlib.sha256(data[name]).hexdigest() != digest:
+            raise CheckpointError(f"{path}: {name} is damaged (its SHA-256 is not the one that was written)")
+    model, learning, optimizer = (safetensors.torch.load(data[name]) for name in _FILES[:3])
+    return Checkpoint(path, State(**json.loads(data["state.json"])), model, learning, optimizer)
+
+
+class Checkpoints:
+    """The checkpoints of one seed.
+
+    Args:
+        folder: `checkpoints/seed-<k>`.
+        keep: How many of the last ones are kept, besides the best.
+        tell: Called with a line about each damaged checkpoint that is passed over.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2, tell: Callable[[str], None] = lambda text: None) -> None:
+        self.folder = folder
+        self.keep = max(keep, 1)
+        self.tell = tell
+
+    def path(self, epoch: int) -> Path:
+        """Where the checkpoint of an epoch is."""
+        return self.folder / f"epoch-{epoch:04}"
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs that have a checkpoint, damaged or not, in order."""
+        names = (p.name.removeprefix("epoch-") for p in self.folder.glob("epoch-*"))
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def save(self, state: State, model: nn.Module, learning: nn.Module, optimizer: Optimizer) -> None:
+        """Writes the checkpoint of `state.epoch`, then removes those no longer needed.
+
+        Raises:
+            WriteError: It cannot be written; those there before are unharmed.
+        """
+        data = {
+            "model.safetensors": pack(model.state_dict()),
+            "learning.safetensors": pack(learning.state_dict()),
+            "optimizer.safetensors": pack(_moments(optimizer, _names(model, learning))),
+            "state.json": to_json(asdict(state), indent=1).encode(),
+        }
+        told = {name: {"size": len(x), "sha256": hashlib.sha256(x).hexdigest()} for name, x in data.items()}
+        with files.staged(self.path(state.epoch)) as part:
+            for name, content in data.items():
+                (part / name).write_bytes(content)
+            (part / "manifest.json").write_text(to_json({"format": FORMAT, "files": told}, indent=1))
+        # What is later than this one was passed over as damaged, or led to nothing.
+        wanted = {*[e for e in self.epochs if e <= state.epoch][-self.keep :], state.best.get("epoch", state.epoch)}
+        for epoch in self.epochs:
+            if epoch not in wanted:
+                files.remove(self.path(epoch))
+
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from: the newest that is unharmed and whose best is unharmed as well.
+
+        One whose best is lost is no use: going on from an earlier one makes the best again, bit for bit.
+        """
+        files.sweep(self.folder)
+        for epoch in reversed(self.epochs):
+            try:
+                checkpoint = read(self.path(epoch))
+                best = checkpoint.state.best.get("epoch", epoch)
+                if best != epoch:
+                    read(self.path(best))
+                return checkpoint
+            except CheckpointError as error:
+                self.tell(f"passed over: {error}")
+        return None
+
+    def best(self) -> Checkpoint:
+        """The best checkpoint, by the newest unharmed one's word.
+
+        Raises:
+            CheckpointError: There is none, or it is damaged.
+        """
+        if not self.epochs:
+            raise CheckpointError(f"{self.folder} holds no checkpoint; train first")
+        for epoch in reversed(self.epochs):
+            try:
+                checkpoint = read(self.path(epoch))
+            except CheckpointError as error:
+                self.tell(f"passed over: {error}")
+                continue
+            best = checkpoint.state.best.get("epoch", epoch)
+            return checkpoint if best == epoch else read(self.path(best))
+        raise CheckpointError(f"no checkpoint in {self.folder} is unharmed; resume the run to make them again")
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Copies weights and buffers into a module.
+
+    Raises:
+        CheckpointError: They are not this module's.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise CheckpointError(f"{what} does not fit the recipe's model: {error}") from error
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, learning: nn.Module, optimizer: Optimizer) -> None:
+    """Puts model, objectives and optimizer where they were.
+
+    Raises:
+        CheckpointError: The checkpoint is another model's.
+    """
+    load_weights(model, checkpoint.model, f"{checkpoint.path}")
+    load_weights(learning, checkpoint.learning, f"{checkpoint.path}")
+    names = _names(model, learning)
+    state = optimizer.state_dict()
+    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    moments: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in checkpoint.optimizer.items():
+        name, _, moment = key.rpartition("/")
+        # A copy: kernels may round differently on memory that is aligned differently, as views of a file's bytes are.
+        moments.setdefault(name, {})[moment] = tensor.clone()
+    state["state"] = {i: moments[name] for i, name in enumerate(order) if name in moments}
+    optimizer.load_state_dict(state)
+
+
+def _names(model: nn.Module, learning: nn.Module) -> dict[Tensor, str]:
+    both = nn.ModuleDict({"model": model, "learning": learning})
+    return {p: name for name, p in both.named_parameters()}
+
+
+def _moments(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    return {
+        f"{names[p]}/{key}": torch.as_tensor(value)
+        for p, moments in optimizer.state.items()
+        for key, value in moments.items()
+    }

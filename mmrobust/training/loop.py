@@ -1,0 +1,411 @@
+"""The training loop: one seed, from its first epoch to its best checkpoint.
+
+Everything random in an epoch (the order of samples, the noises, dropout) comes from the recipe's seed and the number
+of the epoch, and a checkpoint is written after each. A training that was killed therefore goes on from its last
+checkpoint and ends with the same bits as one that was not: on a CPU with the same versions and number of threads; on a
+GPU as far as its kernels are deterministic, which is asked of them.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmrobust import measures
+from mmrobust.contracts import Context, Progress, Split
+from mmrobust.errors import DataError, DivergedError, InterruptedRun, MmrobustError, Problem, RecipeError
+from mmrobust.randomness import derive, generator
+from mmrobust.training.checkpoint import Checkpoints, State, restore
+from mmrobust.training.folder import RunFolder
+from mmrobust.training.progress import Meter, duration
+from mmrobust.training.schedule import factor
+
+if TYPE_CHECKING:
+    from mmrobust.build import Built
+    from mmrobust.recipe import Recipe, TrainSettings
+
+__all__ = ["Interrupt", "choose_device", "fit", "interruptible", "predict_split", "resident"]
+
+_LOOK = 50  # steps on a GPU between two looks at the losses; each look waits for it
+
+
+def choose_device(recipe: Recipe) -> torch.device:
+    """The device that the recipe's `train.device` means here; `auto` is a GPU where there is one.
+
+    Raises:
+        RecipeError: There is no such device.
+    """
+    name = recipe.train.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        cause = str(error).splitlines()[0]
+        message = f"there is no device '{name}' here ({cause}); use auto, cpu or cuda"
+        raise RecipeError(Problem(message, recipe.where("train", "device"))) from error
+    return device
+
+
+def resident(split: Split, context: Context, device: torch.device) -> Split:
+    """The split on the device, with the modalities that the model reads and no others."""
+    return replace(split, features={m: split.features[m] for m in context.modalities}).to(device)
+
+
+@torch.inference_mode()
+def predict_split(model: nn.Module, split: Split, batch_size: int) -> Tensor:
+    """The model's predictions for a whole clean split, `n c`, on the split's device."""
+    model.eval()
+    index = torch.arange(len(split), device=next(iter(split.features.values())).x.device)
+    return torch.cat([model(split.batch(part).features).prediction for part in index.split(batch_size)])
+
+
+class Interrupt:
+    """Whether ctrl-C was pressed; looked at between steps, so that no write is cut short."""
+
+    requested = False
+
+
+@contextmanager
+def interruptible(say: Callable[[str], None]) -> Iterator[Interrupt]:
+    """Makes the first ctrl-C a request and leaves the second one what it was.
+
+    Args:
+        say: Told what happens.
+    """
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield interrupt
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def request(*_: object) -> None:
+        interrupt.requested = True
+        signal.signal(signal.SIGINT, before)
+        say("stopping after this step; press ctrl-C again to stop at once")
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeds what dropout draws from, and asks for deterministic kernels; afterwards all is as it was."""
+    devices = [device] if device.type == "cuda" else []
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@dataclass
+class _Step:
+    """What one step told, until it is looked at."""
+
+    number: int
+    index: Tensor
+    names: list[str]
+    values: Tensor
+
+
+class Trainer:
+    """The parts of one seed's training, each step in a method of its own.
+
+    Args:
+        built: What is trained; its model and objectives are moved to the device and changed.
+        folder: Where the run is kept.
+        seed: The seed of the order, the noises and dropout.
+        device: Where to train.
+        tell: Told what the user should know.
+    """
+
+    def __init__(
+        self, built: Built, folder: RunFolder, seed: int, device: torch.device, tell: Callable[[str], None]
+    ) -> None:
+        self.built, self.folder, self.seed, self.device = built, folder, seed, device
+        self.settings = settings = built.recipe.train
+        self.model, self.learning = built.model.to(device), built.learning.to(device)
+        splits = built.dataset.splits
+        self.train = resident(splits["train"], built.context, device)
+        self.select = selection(built)
+        self.valid = None if self.select is None else resident(splits["valid"], built.context, device)
+        self.steps_each = math.ceil(len(self.train) / settings.batch_size)
+        self.steps = self.steps_each * settings.epochs
+        self.optimizer = _adamw(self.model, self.learning, settings, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.checkpoints = Checkpoints(folder.seed(seed), settings.keep, tell)
+        self.state = State(seed)
+
+    def resume(self) -> None:
+        """Goes to the newest checkpoint that is unharmed, or stays at the beginning where there is none.
+
+        `metrics.jsonl` is made to say what the checkpoint says, whatever a crash has left of it.
+        """
+        checkpoint = self.checkpoints.newest()
+        if checkpoint is not None:
+            restore(checkpoint, self.model, self.learning, self.optimizer)
+            self.state = checkpoint.state
+            if self.state.scaler:
+                self.scaler.load_state_dict(self.state.scaler)
+        others = [line for line in self.folder.read_metrics() if line.get("seed") != self.seed]
+        self.folder.set_metrics([*others, *self.state.metrics])
+
+    def epoch(self, watch: Callable[[int, float | None], None]) -> dict[str, Any]:
+        """Trains one epoch and measures it; the line for `metrics.jsonl`.
+
+        Raises:
+            DivergedError: A loss or gradient is not finite.
+        """
+        number, state = self.state.epoch + 1, self.state
+        started = time.perf_counter()
+        order = torch.randperm(len(self.train), generator=generator(self.seed, "order", number)).to(self.device)
+        noise = generator(self.seed, "noise", number, device=self.device)
+        self.model.train()
+        self.learning.train()
+        sums: dict[str, float] = {}
+        pending: list[_Step] = []
+        look = 1 if self.device.type == "cpu" else _LOOK
+        # Batches of nearly one size: no tiny last one, of which some objectives could make no statistics.
+        batches = order.tensor_split(self.steps_each)
+        with _own_randomness(self.device, derive(self.seed, "dropout", number)):
+            for i, index in enumerate(batches):
+                pending.append(self.step(state.step, index, noise))
+                state.step += 1
+                if len(pending) >= look or i + 1 == len(batches):
+                    self._look(number, pending, sums)
+                    pending = []
+                watch(state.step, sums["total"] / (i + 1 - len(pending)) if sums else None)
+        rate = self.optimizer.param_groups[0]["lr"]
+        loss = {name: total / len(batches) for name, total in sums.items()}
+        gradient = loss.pop("gradient")
+        scores = {} if self.select is None else self.validate(self.select)
+        seconds = round(time.perf_counter() - started, 3)
+        return {
+            "seed": self.seed, "epoch": number, "step": state.step, "lr": rate, "loss": loss, "gradient": gradient,
+            "valid": scores, "seconds": seconds,
+        }  # fmt: skip
+
+    def validate(self, select: str) -> dict[str, float]:
+        """The task's measures, and the one that chooses, on the clean validation split."""
+        task, valid = self.built.context.task, self.valid
+        assert valid is not None and valid.label is not None
+        prediction = predict_split(self.model, valid, self.built.recipe.evaluate.batch_size)
+        names = measures.measures_of(task)
+        try:
+            return measures.measure(task, prediction, valid.label, names if select in names else [*names, select])
+        except DivergedError as error:
+            where = f"seed {self.seed}, after epoch {self.state.epoch + 1}, on the validation split"
+            raise DivergedError(f"training diverged: {where}: {error}") from error
+
+    def step(self, number: int, index: Tensor, noise: torch.Generator) -> _Step:
+        """One step of the optimizer on the samples at `index`, `b`; nothing in it waits for a GPU."""
+        settings, device = self.settings, self.device
+        rate = settings.lr * factor(settings.schedule, number, self.steps, settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        progress = Progress(self.state.epoch, torch.full((), number / self.steps, device=device))
+        dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            total, parts, views = self.learning.losses(self.model, self.train.batch(index), noise, progress)
+        self.scaler.scale(total).backward()
+        self.learning.update(views, progress)
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradient = nn.utils.clip_grad_norm_(parameters, math.inf if settings.clip is None else settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        values = [value.detach().float() for value in (total, *parts.values(), gradient)]
+        return _Step(number, index, ["total", *parts, "gradient"], torch.stack(values))
+
+    def _look(self, epoch: int, steps: list[_Step], sums: dict[str, float]) -> None:
+        """Adds up what the steps told, or says where the training went wrong."""
+        rows = torch.cat([step.values for step in steps]).tolist()
+        for step in steps:
+            told, rows = dict(zip(step.names, rows, strict=False)), rows[len(step.names) :]
+            bad = [name for name, value in told.items() if not math.isfinite(value)]
+            if bad == ["gradient"] and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+                bad, told["gradient"] = [], 0.0  # fp16 overflowed; the scaler left the step out and scales less
+            if bad:
+                raise self._diverged(epoch, step, bad)
+            for name, value in told.items():
+                sums[name] = sums.get(name, 0.0) + value
+
+    def _diverged(self, epoch: int, step: _Step, bad: list[str]) -> DivergedError:
+        ids = [str(self.train.ids[i]) for i in step.index.tolist()]
+        features = self.train.batch(step.index).features
+        holes = [
+            f"{m} of {ids[i]}"
+            for m, stream in features.items()
+            for i in (~stream.zeroed().x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        ]
+        parts = [name for name in bad if name not in ("total", "gradient")]
+        if holes:
+            cause = f"features that are not finite: {', '.join(holes[:5])}{', ...' if len(holes) > 5 else ''}"
+        elif parts:
+            cause = f"the loss {', '.join(parts)}"
+        elif "total" in bad:
+            cause = "the sum of the losses (each of them is finite; look at their weights)"
+        else:
+            cause = "the gradient (the losses are finite)"
+        advice = "repair the data, or say in the recipe how to fill the gaps" if holes else (
+            "try a smaller train.lr, a longer train.warmup, or gradient clipping (train.clip)"
+            + ("" if self.settings.precision == "fp32" else ", or train.precision fp32")
+        )  # fmt: skip
+        return DivergedError(
+            f"training diverged: seed {self.seed}, epoch {epoch}, step {step.number + 1}: not finite: {cause}\n"
+            f"  samples of the batch: {', '.join(ids)}\n  {advice}"
+        )
+
+    def close_epoch(self, line: dict[str, Any]) -> bool:
+        """Moves the state on by one epoch and writes its checkpoint; true where the epoch is the best so far."""
+        state, settings = self.state, self.settings
+        state.epoch += 1
+        if self.select is None:
+            better, value = True, None
+        else:
+            value = line["valid"][self.select]
+            old = state.best.get("value")
+            measure = measures.describe(self.select)
+            better = not state.best or measure.improves(value, math.nan if old is None else old)
+        if better:
+            value = None if value is None or math.isnan(value) else value
+            state.best = {"epoch": state.epoch, "measure": self.select, "value": value}
+        state.waited = 0 if better else state.waited + 1
+        patience = settings.patience
+        state.finished = state.epoch >= settings.epochs or (patience is not None and state.waited >= patience)
+        state.scaler = self.scaler.state_dict()
+        state.metrics.append(line)
+        self.checkpoints.save(state, self.model, self.learning, self.optimizer)
+        self.folder.add_metrics(line)
+        return better
+
+
+def fit(
+    built: Built,
+    folder: RunFolder,
+    seed: int,
+    *,
+    resume: bool = False,
+    meter: Meter | None = None,
+    interrupt: Interrupt | None = None,
+    label: str = "",
+) -> State:
+    """Trains one seed to its end.
+
+    Args:
+        built: Freshly built with this seed; changed in place, and at the last epoch's weights afterwards.
+        folder: The run.
+        seed: The seed.
+        resume: Go on from the newest unharmed checkpoint.
+        meter: Shows the progress, in steps; None for none.
+        interrupt: Looked at after each step.
+        label: What every line about this seed begins with.
+
+    Returns:
+        Where it ended; `best["epoch"]` is the chosen checkpoint.
+
+    Raises:
+        DivergedError: A loss, a gradient or a prediction is not finite; names epoch, step, samples and cause.
+        InterruptedRun: `interrupt` was requested.
+        WriteError: A checkpoint cannot be written.
+    """
+    meter = Meter("", 1, quiet=True) if meter is None else meter
+
+    def tell(text: str) -> None:
+        folder.say(f"{label}{text}")
+        meter.say(f"{label}{text}")
+
+    trainer = Trainer(built, folder, seed, choose_device(built.recipe), tell)
+    if resume:
+        trainer.resume()
+    state, epochs = trainer.state, built.recipe.train.epochs
+    begin = meter.done
+    meter.skip(state.step)
+    if state.epoch and not state.finished:
+        tell(f"goes on after epoch {state.epoch}")
+
+    def watch(step: int, loss: float | None) -> None:
+        note = "" if loss is None else f"loss {loss:.4g}"
+        meter.update(begin + step, note, f"{label}epoch {state.epoch + 1}/{epochs}")
+        _stop_if(interrupt, f"in epoch {state.epoch + 1} of seed {seed}")
+
+    while not state.finished:
+        _stop_if(interrupt, f"after epoch {state.epoch} of seed {seed}")
+        line = trainer.epoch(watch)
+        better = trainer.close_epoch(line)
+        text = f"{label}epoch {state.epoch}/{epochs}  loss {line['loss']['total']:.4g}"
+        if trainer.select is not None:
+            text += f"  valid {trainer.select} {line['valid'][trainer.select]:.4g}{' (best)' if better else ''}"
+        folder.say(f"{text}  {duration(line['seconds'])}")
+        left = f"  {meter.left} left" if meter.done < meter.total else ""
+        meter.say(f"{text}{left}", plain_only=True)
+
+    early = "" if state.epoch >= epochs else f", stopped after epoch {state.epoch}: no better for {state.waited} epochs"
+    tell(f"best epoch {state.best['epoch']}/{epochs}{best_value(state)}{early}")
+    meter.skip(begin + trainer.steps - meter.done)
+    return state
+
+
+def best_value(state: State) -> str:
+    """The value that the best epoch was chosen for, as a note; nothing where there is none."""
+    value = state.best.get("value")
+    return "" if value is None else f", valid {state.best['measure']} {value:.4g}"
+
+
+def _stop_if(interrupt: Interrupt | None, where: str) -> None:
+    if interrupt is not None and interrupt.requested:
+        raise InterruptedRun(f"interrupted {where}; every finished epoch is saved")
+
+
+def selection(built: Built) -> str | None:
+    """The validation measure that chooses the checkpoint; None where nothing can be validated.
+
+    Raises:
+        DataError: Early stopping is asked for, and there is no validation split.
+        RecipeError: There is no such measure for this task.
+    """
+    recipe, valid = built.recipe, built.dataset.splits.get("valid")
+    settings = recipe.train
+    if not valid or valid.label is None:
+        if settings.patience is not None:
+            raise DataError("early stopping (train.patience) needs a validation split, and this data has none")
+        return None
+    if settings.select == "auto":
+        return measures.primary(built.context.task)
+    try:
+        return measures.check(built.context.task, [settings.select])[0]
+    except MmrobustError as error:
+        raise RecipeError(Problem(str(error), recipe.where("train", "select"))) from error
+
+
+def _adamw(model: nn.Module, learning: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
+    """AdamW; weight decay pulls at matrices alone, not at biases and norms."""
+    parameters = [p for module in (model, learning) for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = device.type in ("cpu", "cuda", "mps")
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=fused)
