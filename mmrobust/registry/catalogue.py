@@ -268,6 +268,7 @@ def reset() -> None:
     global _catalogue
     _catalogue = None
     options.live.clear()
+    options.forget()
     importlib.invalidate_caches()
 
 

@@ -352,17 +352,16 @@ def load_file(catalogue: Catalogue, path: Path) -> Plugin:
     try:
         with contextlib.redirect_stdout(sys.stderr), collecting(registrar):
             spec.loader.exec_module(module)
-            if hasattr(module, "mmrobust_register") or not registrar.specs:
+            if hasattr(module, "mmrobust_register"):
                 _call_hook(module, registrar)
+            elif not registrar.specs:
+                raise PluginError("it registers nothing; write '@mmrobust.register(kind, name)' above a class")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever the file raises, sys.exit included
         del sys.modules[name]
         place = "" if isinstance(error, PluginError | SyntaxError) else _place(error)
-        cause = failure(error)
-        if isinstance(error, PluginError) and not registrar.specs and not hasattr(module, "mmrobust_register"):
-            cause = "it registers nothing; write '@mmrobust.register(kind, name)' above a class"
-        raise PluginError(f"plugin file '{path}' cannot be loaded: {cause}{place}") from error
+        raise PluginError(f"plugin file '{path}' cannot be loaded: {failure(error)}{place}") from error
     plugin.offers = [(s.kind, s.name) for s in registrar.specs]
     catalogue.take(registrar)
     catalogue.plugins.append(plugin)

@@ -40,13 +40,13 @@ class Form:
             case "literal":
                 return " or ".join(f"'{v}'" if isinstance(v, str) else spell(v) for v in self.values)
             case "list":
-                return f"a list of which each is {self.items[0]}"
+                return f"a list, each item {self.items[0]}"
             case "tuple":
                 return "a list of " + ", ".join(map(str, self.items))
             case "dict":
                 return f"a mapping of names to {self.items[0]}"
             case "slot":
-                return f"a {self.slot}"
+                return f"{'an' if self.slot[0] in 'aeiou' else 'a'} {self.slot}"
             case "union":
                 return " or ".join(dict.fromkeys(map(str, self.items)))
             case kind:
@@ -77,12 +77,15 @@ def spell(value: object) -> str:
     return f"'{value}'" if isinstance(value, str) else str(value)
 
 
-def parse(annotation: ast.expr | str, alias: Callable[[str], ast.expr | None] = lambda name: None) -> Form:
+def parse(
+    annotation: ast.expr | str, alias: Callable[[str], ast.expr | None] = lambda name: None, depth: int = 0
+) -> Form:
     """Reads an annotation.
 
     Args:
         annotation: As an expression, or its source.
         alias: What a name that is no known type stands for, if anything (`Rate = float | tuple[float, float]`).
+        depth: How many aliases led here; they may run in a circle.
 
     Returns:
         `any` for what is not understood.
@@ -98,7 +101,7 @@ def parse(annotation: ast.expr | str, alias: Callable[[str], ast.expr | None] = 
             case ast.Constant(value=None):
                 return Form("none")
             case ast.Constant(value=str(text)):
-                return parse(text, alias)
+                return parse(text, alias, depth)
             case ast.BinOp(op=ast.BitOr(), left=left, right=right):
                 return union(read(left), read(right))
             case ast.Name() | ast.Attribute():
@@ -109,8 +112,8 @@ def parse(annotation: ast.expr | str, alias: Callable[[str], ast.expr | None] = 
                     return Form("list", (ANY,), frozen=_LISTS[name] == "tuple")
                 if name in ("dict", "Dict", "Mapping"):
                     return Form("dict", (ANY,))
-                target = alias(ast.unparse(node))
-                return ANY if target is None else parse(target, alias)
+                target = alias(ast.unparse(node)) if depth < 8 else None
+                return ANY if target is None else parse(target, alias, depth + 1)
             case ast.Subscript(value=base, slice=inner):
                 name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
                 inside = inner.elts if isinstance(inner, ast.Tuple) else [inner]

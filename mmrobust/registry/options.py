@@ -96,9 +96,9 @@ def describe(spec: ComponentSpec) -> Described:
 _described: dict[tuple[str, str], tuple[type | None, Described]] = {}
 
 
-def forget(target: str) -> None:
-    """Drops what was read of a target that has been defined anew."""
-    for key in [key for key in _described if key[1] == target]:
+def forget(target: str | None = None) -> None:
+    """Drops what was read of a target that has been defined anew, or of all."""
+    for key in [key for key in _described if target in (None, key[1])]:
         del _described[key]
 
 
