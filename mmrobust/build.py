@@ -169,6 +169,7 @@ def _learning(recipe: Recipe, context: Context, weights: int) -> Learning:
                 raise RecipeError(Problem(f"view '{name}' lists the objective '{item.part.use}' twice", recipe.where(*where)))
             objective = _make(recipe, where, Objective, item.part, context, derive(weights, key))
             objective.weight = item.weight
+            objective.reads = (*objective.reads, *item.reads)
             for read in objective.reads:
                 if read not in recipe.views:
                     problem = f"it reads the view '{read}', which is not there{nearest(read, recipe.views)}"

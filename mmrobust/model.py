@@ -70,10 +70,11 @@ class Model(nn.Module):
         included, and dicts have the recipe's order.
 
         Args:
-            features: `{m: b t_m n_m}`, in any order.
+            features: `{m: b t_m n_m}`, in any order; modalities that the recipe does not use are passed over.
         """
         notes: dict[str, Any] = {}
-        encoded = self._tidy(self.encoder(self._tidy(features), notes))
+        raw = {m: features[m].zeroed() for m in self.modalities}
+        encoded = self._tidy(self.encoder(raw, notes))
         generic = self._tidy(self.generic(encoded, notes))
         specific = self._tidy(self.specific(encoded, notes))
         fused = self.fusion(generic, specific, notes).zeroed()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrobust.build import Built
 from mmrobust.contracts import Progress, Shape, Stream
+from mmrobust.errors import DivergedError
 from mmrobust.nn.attention import resolve, use_attention
 from mmrobust.randomness import generator
 
@@ -91,6 +93,9 @@ class Summary:
             "attention": self.backend,
             "step": {"batch": self.batch, "losses": dict(self.losses), "without_gradient": list(self.idle)},
         }
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __str__(self) -> str:
         rows = [("", "", "gives (steps x width)", "parameters", "MFLOP")]
@@ -182,8 +187,6 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
 
 
 def _step(built: Built, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
-    from mmrobust.errors import DivergedError
-
     train = built.dataset.splits["train"]
     count = min(built.recipe.train.batch_size, len(train))
     modules = nn.ModuleDict({"model": built.model, "learning": built.learning})
@@ -221,8 +224,8 @@ def _shapes(shapes: Mapping[str, Shape]) -> str:
     return ", ".join(f"{key} {shape}".strip() for key, shape in shapes.items())
 
 
-def _size(modules: nn.Module | Iterable[nn.Module]) -> int:
-    return sum(p.numel() for p in modules.parameters()) if isinstance(modules, nn.Module) else 0
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
 def _count(number: int) -> str:
