@@ -19,7 +19,7 @@ from mmrobust.recipe.compose import shipped_folder
 from mmrobust.recipe.document import Node, node_of
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
 from mmrobust.registry import forms
-from mmrobust.registry.forms import Form, spell
+from mmrobust.registry.forms import Form, spell, with_article
 from mmrobust.registry.options import UNKNOWN
 from mmrobust.registry.spec import Part
 
@@ -279,11 +279,13 @@ class Checker:
                 {k: n for k, n in node.value.items() if k != "use" and k not in (reserved or {})},
             )
         else:
-            raise self.tell(node.where, f"{label} has to be a {kind}: a name, or a mapping with 'use', not {node}")
+            raise self.tell(
+                node.where, f"{label} has to be {with_article(kind)}: a name, or a mapping with 'use', not {node}"
+            )
         if use is None:
             raise self.tell(node.key, f"{label} does not say which {kind} it is; write 'use: name'")
         if not isinstance(use.value, str):
-            raise self.tell(use.where, f"'use' has to be the name of a {kind}, not {use}")
+            raise self.tell(use.where, f"'use' has to be the name of {with_article(kind)}, not {use}")
         catalogue = registry.catalogue()
         try:
             spec = catalogue.find(kind, use.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -49,9 +50,10 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
             return path
         if path.is_dir():
             raise RecipeError(f"'{path}' is a folder, not a recipe")
-        around = [f.name for f in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        close = nearest(path.name, around)
-        raise RecipeError(f"there is no recipe file '{path}'{close if 'did you mean' in close else ''}")
+        around = {f.stem: f.name for f in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+        close = difflib.get_close_matches(path.stem, around, n=1)
+        hint = f"; did you mean '{around[close[0]]}'?" if close else ""
+        raise RecipeError(f"there is no recipe file '{path}'{hint}")
     if text in shipped():
         return _shown(shipped()[text])
     raise RecipeError(f"there is no shipped recipe '{text}'{nearest(text, shipped())}; a file's name ends in .yaml")

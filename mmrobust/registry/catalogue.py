@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from mmrobust.errors import PluginError, nearest
 from mmrobust.registry import options
+from mmrobust.registry.forms import with_article
 from mmrobust.registry.spec import KINDS, ComponentSpec
 
 C = TypeVar("C", bound=type)
@@ -76,7 +77,7 @@ class Registrar:
             raise PluginError(f"there is no kind of component '{kind}'{nearest(str(kind), KINDS)}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise PluginError(
-                f"'{name}' cannot be the name of a {kind}: a name is a letter, then letters, digits, '_', '-' or '.'"
+                f"'{name}' cannot be the name of {with_article(kind)}: a name is a letter, then letters, digits, '_', '-' or '.'"
             )
         if not isinstance(target, str) or not _TARGET.fullmatch(target):
             raise PluginError(

@@ -46,7 +46,7 @@ class Form:
             case "dict":
                 return f"a mapping of names to {self.items[0]}"
             case "slot":
-                return f"{'an' if self.slot[0] in 'aeiou' else 'a'} {self.slot}"
+                return with_article(self.slot)
             case "union":
                 return " or ".join(dict.fromkeys(map(str, self.items)))
             case kind:
@@ -64,6 +64,11 @@ _WORDS = {
 }
 
 ANY = Form("any")
+
+
+def with_article(kind: str) -> str:
+    """`an encoder`, `a fusion`."""
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def spell(value: object) -> str:

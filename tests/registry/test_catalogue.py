@@ -72,7 +72,7 @@ def test_load_checks_the_class() -> None:
     assert issubclass(made.load(made.find("fusion", "concat")), Fusion)
     with pytest.raises(PluginError, match="is a Fusion, but a head has to be a"):
         made.load(made.add("head", "wrong", "mmrobust.components.fusion:Concat", distribution="x"))
-    with pytest.raises(PluginError, match="there is no module 'mmrobust.components.gone'"):
+    with pytest.raises(PluginError, match=r"there is no module 'mmrobust\.components\.gone'"):
         made.load(made.add("head", "gone", "mmrobust.components.gone:Concat", distribution="x"))
 
 
@@ -84,7 +84,7 @@ def test_decorator_in_a_notebook() -> None:
         class Mine(Fusion):
             """My fusion."""
 
-            def __init__(self, context: Context, *, gain: float = gain, names: "list[str] | None" = None) -> None:
+            def __init__(self, context: Context, *, gain: float = gain, names: list[str] | None = None) -> None:
                 super().__init__(context)
 
         return Mine
@@ -144,5 +144,5 @@ def test_a_broken_file_says_why(tmp_path: Path, text: str, cause: str) -> None:
 
 
 def test_a_missing_file() -> None:
-    with pytest.raises(PluginError, match="there is no plugin file 'gone.py'"):
+    with pytest.raises(PluginError, match=r"there is no plugin file 'gone\.py'"):
         load_file("gone.py")
