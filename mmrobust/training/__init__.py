@@ -16,7 +16,16 @@ from mmrobust.build import Built, build
 from mmrobust.errors import CheckpointError, DivergedError, InterruptedRun, UsageError, WriteError
 from mmrobust.training.checkpoint import Checkpoints, State, load_weights
 from mmrobust.training.folder import RunFolder, environment
-from mmrobust.training.loop import Trainer, best_value, choose_device, fit, interruptible, resident, selection
+from mmrobust.training.loop import (
+    Interrupt,
+    Trainer,
+    best_value,
+    choose_device,
+    fit,
+    interruptible,
+    resident,
+    selection,
+)
 from mmrobust.training.progress import Meter
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoints",
+    "Interrupt",
     "Meter",
     "Run",
     "RunFolder",
