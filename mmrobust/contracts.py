@@ -290,6 +290,8 @@ class Component(nn.Module):
             and once on the erased one.
         samplewise: A batch of 2b gives what two batches of b give (false for batch statistics, CCA, clustering).
         vmappable: Runs under `torch.func.vmap`, so that several seeds can be trained as one.
+        compilable: `torch.compile` takes it as one graph.
+        exportable: `torch.export` takes it, with a batch of any size.
         minimum: Fewest modalities it supports.
         maximum: Most modalities it supports; None for any number.
     """
@@ -297,6 +299,8 @@ class Component(nn.Module):
     positionwise: ClassVar[bool] = False
     samplewise: ClassVar[bool] = True
     vmappable: ClassVar[bool] = True
+    compilable: ClassVar[bool] = True
+    exportable: ClassVar[bool] = True
     minimum: ClassVar[int] = 1
     maximum: ClassVar[int | None] = None
 
