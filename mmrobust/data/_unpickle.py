@@ -23,7 +23,7 @@ import sys
 DEEPEST = 30
 MOST = 5_000_000  # values outside arrays; a long string counts as several
 SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
-SPLIT_DEPTH = 1
+SPLIT_DEPTH = 1  # where keys can be left out
 
 
 class Refused(Exception):
@@ -197,11 +197,10 @@ class Writer:
         if kind is dict:
             parts = []
             for k, v in value.items():
-                if depth == SPLIT_DEPTH and self.only is not None and k not in self.only:
-                    continue
                 if type(k) not in (str, bytes, int):
                     raise Refused(f"it holds a dict whose key is a {type(k).__name__}")
-                parts += [self.tree(k, depth + 1), self.tree(v, depth + 1)]
+                left_out = depth == SPLIT_DEPTH and self.only is not None and k not in self.only
+                parts += [self.tree(k, depth + 1), None if left_out else self.tree(v, depth + 1)]
             return ["d", *parts]
         if kind is Array and value.data is not None:
             if value.dtype.kind == "O":

@@ -28,7 +28,8 @@ def read_pickle(path: Path, only: Collection[str] | None = None) -> tuple[Any, l
 
     Args:
         path: The file; protocols 0 to 5, written by Python 2 or 3 with numpy 1 or 2.
-        only: Of the dicts inside the outermost dict, keep these keys alone; the others cost no memory here.
+        only: Of the dicts inside the outermost dict, keep the values of these keys alone; the others' become
+            None and cost nothing here.
 
     Returns:
         What is in it, and notes for the user: that the platform cannot limit memory, where it cannot.
