@@ -1,0 +1,1 @@
+"""Published multimodal fusion models as components for mmrobust, a file for each model."""

@@ -1,0 +1,60 @@
+"""LMF: Liu, Shen, Lakshminarasimhan, Liang, Zadeh, Morency (2018), "Efficient low-rank multimodal fusion with
+modality-specific factors".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
+from torch import Tensor, nn
+
+from mmrobust_baselines.layers import joined
+
+
+class LowRank(Fusion):
+    """Low-rank multimodal fusion: TFN's product contracted with a weight tensor that is never formed.
+
+    The weights W = sum_i (x)_m w_m^(i) of rank r decompose (section 3.2.1, equation 5), and so does the output
+    (equation 6): h = sum_i (o)_m (w_m^(i) . z_m), z_m = [x_m; 1], with (x) the outer and (o) the elementwise product.
+    The public release weighs the r terms by one more vector, which the factors can absorb; it is left out. The bias b
+    of h = W . Z + b (equation 2) is kept. Streams of more steps are averaged first. Gives `b 1 out`.
+
+    The paper does not say how factors begin: here each is drawn so that every modality's projection has the variance
+    of its input, and the product of M of them stays of order one.
+
+    Args:
+        context: What the house provides.
+        rank: Number r of terms; the paper searches 1 to 16.
+        out: Width of the output; None for the number of outputs of the task, so that the head is `given`.
+    """
+
+    def __init__(self, context: Context, *, rank: int = 4, out: int | None = None) -> None:
+        super().__init__(context)
+        shapes = joined(context.generic, context.specific)
+        self.out = out or context.task.outputs
+        # Each factor is `r d+1 h`.
+        self.factors = nn.ParameterDict(
+            {key: nn.Parameter(torch.empty(rank, shape.width + 1, self.out)) for key, shape in shapes.items()}
+        )
+        for factor in self.factors.values():
+            nn.init.normal_(factor, std=(factor.shape[1]) ** -0.5)
+        self.scale = rank**-0.5
+        self.bias = nn.Parameter(torch.zeros(self.out))
+        self.shape = Shape(self.out, 1)
+
+    def contract(self, vectors: dict[str, Tensor]) -> Tensor:
+        """`h` of equation 6 from `b d_m`, `b out`."""
+        product: Tensor | None = None
+        for key, factor in self.factors.items():
+            x = vectors[key]
+            z = torch.cat([x, x.new_ones(x.shape[0], 1)], 1)
+            projected = torch.einsum("bd,rdh->brh", z, factor)
+            product = projected if product is None else product * projected
+        assert product is not None
+        return product.sum(1) * self.scale + self.bias
+
+    def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        streams = joined(generic, specific)
+        return Stream.pooled(self.contract({key: streams[key].mean() for key in self.factors}))

@@ -1,0 +1,58 @@
+"""Small streams and contexts for the tests of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmrobust.build import part_builder
+from mmrobust.contracts import Batch, Context, Outputs, Progress, Shape, Stream, Streams, Task
+
+REGRESSION = Task("regression", 1, "mosi", -3.0, 3.0)
+CLASSES = Task("classification", 3, "classification")
+PROGRESS = Progress(1, torch.tensor(0.5))
+
+
+def context(
+    shapes: Mapping[str, Shape], *, generic: Mapping[str, Shape] | None = None, task: Task = REGRESSION, **changes: Any
+) -> Context:
+    """A context whose raw, encoded and specific shapes are all the same; `generic` is empty unless given."""
+    made = Context(
+        modalities=tuple(shapes),
+        task=task,
+        width=8,
+        features=shapes,
+        samples=16,
+        encoded=shapes,
+        generic=generic or {},
+        specific=shapes,
+        build=part_builder,
+    )
+    return replace(made, **changes)
+
+
+def streams(shapes: Mapping[str, Shape], count: int = 4, *, seed: int = 0, full: bool = False) -> Streams:
+    """Random streams; sample i of modality k has `(i + k) % 3` steps of padding unless `full`."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for k, (key, shape) in enumerate(shapes.items()):
+        x = torch.randn(count, shape.length, shape.width, generator=generator)
+        gone = torch.tensor([0 if full else (i + k) % 3 for i in range(count)])
+        size = (shape.length - gone).clamp(min=1)
+        made[key] = Stream(x, torch.arange(shape.length) < size.unsqueeze(1)).zeroed()
+    return made
+
+
+def pooled(*widths: int) -> dict[str, Shape]:
+    """Shapes of modalities a, b, c, ... of one step."""
+    return {name: Shape(width, 1) for name, width in zip("abcd", widths, strict=False)}
+
+
+def outputs(specific: Streams, *, generic: Streams | None = None, label: torch.Tensor | None = None) -> Outputs:
+    """What a pass would have made, around these features."""
+    count = next(iter(specific.values())).x.shape[0]
+    batch = Batch.fresh(specific, torch.zeros(count) if label is None else label)
+    fused = Stream.pooled(torch.cat([s.mean() for s in specific.values()], -1))
+    return Outputs(specific, generic or {}, specific, fused, torch.zeros(count, 1), {}, batch)

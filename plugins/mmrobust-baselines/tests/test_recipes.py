@@ -1,0 +1,109 @@
+"""Promise: every shipped recipe of a peer builds, learns, and treats padding, tasks and fewer modalities rightly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from mmrobust import recipe as recipes
+from mmrobust.build import Built, build
+from mmrobust.contracts import Batch, Progress, Stream
+from mmrobust.randomness import generator
+from torch import nn
+
+PEERS = sorted(name for name in recipes.shipped() if name.startswith("peers/"))
+SMALL = [
+    "data.train=16",
+    "data.valid=4",
+    "data.test=4",
+    "data.length=8",
+    "data.text=12",
+    "data.audio=6",
+    "data.vision=7",
+]
+PROGRESS = Progress(1, torch.tensor(0.5))
+
+
+def made(name: str, *overrides: str) -> Built:
+    return build(recipes.load(name, [*SMALL, *overrides]))
+
+
+def first(built: Built, count: int = 6) -> Batch:
+    return built.dataset.splits["train"].batch(torch.arange(count))
+
+
+def certain(built: Built) -> nn.ModuleList:
+    """Everything trainable, with dropout off."""
+    modules = nn.ModuleList([built.model, built.learning])
+    for module in modules.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return modules
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("classes", [None, 3], ids=["regression", "classification"])
+def test_a_peer_learns_a_small_batch_by_heart(name: str, classes: int | None) -> None:
+    built = made(name, *([] if classes is None else [f"data.classes={classes}"]))
+    batch = first(built)
+    modules = certain(built)
+    optimizer = torch.optim.Adam(modules.parameters(), lr=2e-3)
+    history = []
+    with_gradient: set[str] = set()
+    for step in range(25):
+        total, parts, views = built.learning.losses(built.model, batch, generator(1, step), PROGRESS)
+        optimizer.zero_grad()
+        total.backward()
+        with_gradient |= {n for n, p in modules.named_parameters() if p.grad is not None and p.grad.any()}
+        built.learning.update(views, PROGRESS)
+        optimizer.step()
+        assert total.isfinite() and total.ndim == 0
+        history.append(sum(float(loss) for key, loss in parts.items() if key.endswith(".task")))
+    assert sum(history[-3:]) < 0.7 * sum(history[:3])
+    without = {n for n, _ in modules.named_parameters()} - with_gradient
+    assert not without, f"no gradient ever for {sorted(without)}"
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_nan_in_padding_reaches_neither_a_loss_nor_a_gradient(name: str) -> None:
+    built = made(name)
+    modules = certain(built)
+    clean = first(built)
+    spoilt = replace(
+        clean,
+        features={
+            m: Stream(s.x.masked_fill(~s.mask.unsqueeze(-1), torch.nan), s.mask) for m, s in clean.features.items()
+        },
+    )
+    results = []
+    for batch in (clean, spoilt):
+        modules.zero_grad()
+        total, _, _ = built.learning.losses(built.model, batch, generator(1), PROGRESS)
+        total.backward()
+        results.append([total.detach(), *(p.grad.clone() for p in modules.parameters() if p.grad is not None)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("missing", [[], ["text"]], ids=["none", "text"])
+def test_a_peer_stays_finite_where_everything_or_one_modality_is_gone(name: str, missing: list[str]) -> None:
+    built = made(name)
+    batch = first(built)
+    gone = {
+        m: Stream(torch.zeros_like(s.x), torch.zeros_like(s.mask) if m in missing else s.mask)
+        for m, s in batch.features.items()
+    }
+    total, _, views = built.learning.losses(built.model, replace(batch, features=gone), generator(1), PROGRESS)
+    total.backward()
+    assert total.isfinite()
+    assert all(out.prediction.isfinite().all() for out in views.values())
+    assert all(p.grad.isfinite().all() for p in built.model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_takes_two_modalities(name: str) -> None:
+    built = made(name, "model.modalities=[text, vision]")
+    out = built.model(first(built).features)
+    assert out.prediction.shape == (6, 1)
