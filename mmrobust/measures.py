@@ -38,6 +38,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from mmrobust.contracts import Posterior, Task
 from mmrobust.errors import DataError, DivergedError, UsageError, nearest
@@ -77,6 +78,18 @@ class Measure:
     better: Literal["higher", "lower"]
     percent: bool
     doc: str
+
+    def show(self, value: float | None) -> str:
+        """A value as tables give it: percentages with one decimal, all else with three, a dash where undefined."""
+        if value is None or not math.isfinite(value):
+            return "–"
+        text = f"{value * 100:.1f}" if self.percent else f"{value:.3f}"
+        return text if float(text) else text.removeprefix("-")
+
+    @property
+    def title(self) -> str:
+        """The label with its unit and an arrow that points to better values: `Acc-7, % ↑`."""
+        return f"{self.label}{', %' if self.percent else ''} {'↑' if self.better == 'higher' else '↓'}"
 
     def improves(self, new: float, old: float) -> bool:
         """True where `new` is strictly better than `old`; anything is better than NaN."""
@@ -266,11 +279,11 @@ def limit(task: Task, posterior: Posterior, label: Tensor, names: Sequence[str] 
     """The scores of the best decisions that can be made when no more is known than the posterior.
 
     Each measure gets the decision that is best for it, made from the posterior alone and then scored against the
-    labels: the median for MAE, the mean for RMSE and Corr, the most probable bin for Acc-7, -5 and -3, the most probable
-    side for Acc-2, the most probable class for accuracy. For F1, which looks at all samples together, it is the
-    threshold on the probability of a side that maximises the F1 of the expected table of confusion, and with more
-    than two classes the weights of the classes that a fixed-point iteration from the arg max finds (Narasimhan et al.,
-    2015): no better rule is known, none is proven. A model may still score higher on one test split by luck.
+    labels: the median for MAE, the mean for RMSE and Corr, the most probable bin for Acc-7, -5 and -3, the most
+    probable side for Acc-2, the most probable class for accuracy. For F1, which looks at all samples together, it is
+    the threshold on the probability of a side that maximises the F1 of the expected table of confusion, and with more
+    than two classes the randomised rule that Frank and Wolfe's method finds for that table (Narasimhan et al., 2015),
+    which is not proven to be the best. A model may score higher on one test split by luck.
 
     Args:
         task: What was to be predicted.
@@ -291,16 +304,10 @@ def limit(task: Task, posterior: Posterior, label: Tensor, names: Sequence[str] 
         return {}
     if task.kind == "classification":
         p = torch.zeros(len(weights), task.outputs, dtype=torch.float64).index_add_(1, values.long(), weights)
-        return {
-            name: measure(
-                task,
-                p if name == "accuracy" else _best_for_f1(p, name).double(),
-                label,
-                [name],
-            )[name]
-            for name in names
-        }
-    label = label.double()
+        truth = one_hot(label.long(), task.outputs).double()
+        rules = {name: one_hot(p.argmax(-1), task.outputs).double() for name in names if name == "accuracy"}
+        rules |= {name: _best_for_f1(p, name) for name in names if name != "accuracy"}
+        return {name: _TABLE[name](truth.T @ rules[name]).item() for name in names}
     return {name: measure(task, _best_guess(name, values, weights), label, [name])[name] for name in names}
 
 
@@ -454,7 +461,7 @@ def _check(task: Task, prediction: Tensor, label: Tensor) -> None:
     if label.dim() < tail or prediction.dim() < 2 or label.shape[-tail] != rows or prediction.shape[-1] != task.outputs:
         raise DataError(
             f"predictions of shape {tuple(prediction.shape)} do not fit labels of shape {tuple(label.shape)}: "
-            f"a {task.kind} task with {task.outputs} outputs needs (samples, {task.outputs}) and a label for each sample"
+            f"a {task.kind} task needs (samples, {task.outputs}) and a label for each sample"
         )
     if rows == 0:
         raise DataError("there is nothing to measure: the split holds no samples")
@@ -509,7 +516,10 @@ def _median(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _best_threshold(p: Tensor, swapped: bool = False) -> Tensor:
-    """Which samples to call positive, `n` of 0 and 1, from `n 2`: every cut of the ranking is tried."""
+    """Which samples to call positive, `n` of 0 and 1, from `n 2`: every cut of the ranking is tried.
+
+    A cut may fall between equal probabilities: where nothing is known, F1 is best if a half is called positive.
+    """
     score = p[:, 1] / p.sum(-1).clamp(min=1e-300)
     order = score.argsort(descending=True, stable=True)
     zero = torch.zeros(1, 2, dtype=p.dtype)
@@ -523,29 +533,30 @@ def _best_threshold(p: Tensor, swapped: bool = False) -> Tensor:
         1,
     )
     quality = (_f1_swapped if swapped else _f1_weighted)(table)
-    # A cut between equal scores is no rule that a model could follow.
-    ranked = score[order]
-    quality[1:-1][ranked[1:] == ranked[:-1]] = -1
     side = torch.zeros(len(p), dtype=torch.long)
     side[order[: int(quality.argmax())]] = 1
     return side
 
 
 def _best_for_f1(p: Tensor, name: str) -> Tensor:
-    """Which class to call each sample, as one-hot `n c`, from the probabilities `n c`."""
+    """How to call each sample, as probabilities `n c`, from those of its classes `n c`."""
     classes = p.shape[-1]
     score = _TABLE[name]
     if classes == 2 and name != "f1_macro":
-        return torch.nn.functional.one_hot(_best_threshold(p, swapped=name == "f1_swapped"), 2)
-    best, best_quality, choice = None, -1.0, p.argmax(-1)
-    for _ in range(30):
-        said = torch.nn.functional.one_hot(choice, classes).double()
-        table = (p.T @ said).requires_grad_()  # what the table will look like on average
-        quality = score(table)
-        if quality.item() <= best_quality:
-            break
-        best, best_quality = said, quality.item()
-        (gain,) = torch.autograd.grad(quality, table)
-        choice = (p @ gain).argmax(-1)  # what one more sample called so would bring, to first order
-    assert best is not None
+        return one_hot(_best_threshold(p, swapped=name == "f1_swapped"), 2).double()
+    best, best_quality = p, -1.0
+    shares = torch.linspace(0, 1, 21, dtype=p.dtype)[:, None, None]
+    for said in (one_hot(p.argmax(-1), classes).double(), p):
+        for _ in range(50):
+            table = (p.T @ said).requires_grad_()  # what the table of confusion will look like on average
+            (gain,) = torch.autograd.grad(score(table), table)
+            better = one_hot((p @ gain).argmax(-1), classes).double()  # what one more sample called so would bring
+            table = table.detach()
+            quality = score(table + shares * (p.T @ better - table))
+            share = int(quality.argmax())
+            if quality[share].item() > best_quality:
+                best, best_quality = said + shares[share, 0] * (better - said), quality[share].item()
+            if share == 0:
+                break
+            said = said + shares[share, 0] * (better - said)
     return best

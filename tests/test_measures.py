@@ -232,6 +232,15 @@ def test_every_name_is_described_and_the_primary_is_one_of_them(task: Task) -> N
     assert describe("mae").improves(0.5, math.nan) and not describe("mae").improves(math.nan, 0.5)
 
 
+def test_numbers_are_shown_as_tables_give_them() -> None:
+    assert describe("acc7").show(0.43649) == "43.6"
+    assert describe("mae").show(0.61249) == "0.612"
+    assert describe("corr").show(-0.0001) == "0.000"
+    assert describe("corr").show(-0.25) == "-0.250"
+    assert describe("mae").show(None) == describe("mae").show(math.nan) == "–"
+    assert describe("f1.happy").title == "F1, happy, % ↑" and describe("mae").title == "MAE ↓"
+
+
 # The limit -------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +280,25 @@ def test_no_other_class_beats_the_limit(classes: int) -> None:
     for weights in (torch.ones(classes), torch.rand(classes) + 0.5, torch.linspace(1.3, 0.7, classes)):
         for name, value in measure(task, p * weights, label).items():
             assert value <= best[name] + 0.003, name
+
+
+def test_guessing_at_random_does_not_beat_the_limit_where_nothing_is_known() -> None:
+    """F1 pays for guessing: a model whose answers follow nothing but the length of a sample must not pass the limit."""
+    torch.manual_seed(0)
+    n = 20_000
+    for classes in (2, 6):
+        task, p = Task("classification", classes, "classification"), torch.rand(classes) + 0.5
+        label = torch.multinomial(p, n, replacement=True)
+        best = limit(task, Posterior(torch.arange(classes), (p / p.sum()).expand(n, -1)), label)
+        for weights in (torch.ones(classes), p, p**2):
+            guess = torch.nn.functional.one_hot(torch.multinomial(weights, n, replacement=True), classes).float()
+            for name, value in measure(task, guess, label).items():
+                assert value <= best[name] + 0.01, (classes, name)
+    label = torch.randint(-3, 4, (n,)).float()
+    best = limit(MOSI, Posterior(torch.arange(-3, 4), torch.full((n, 7), 1 / 7)), label)
+    for name, value in measure(MOSI, torch.randn(n, 1), label).items():
+        if name.startswith("f1"):
+            assert value <= best[name] + 0.01, name
 
 
 def test_the_threshold_is_the_best_of_all_thresholds() -> None:
