@@ -139,9 +139,11 @@ def check_dataset_repeatable(subject: Subject) -> None:
             raise Failed("no number is drawn from the global random state", "it has moved on")
     for name, split in first.splits.items():
         other = second.splits.get(name)
-        same = other is not None and list(split.ids) == list(other.ids) and _equal(split.label, other.label)
-        if not same or not all(_equal(s.zeroed().x, other.features[m].zeroed().x) for m, s in split.features.items()):
+        if other is None or list(split.ids) != list(other.ids) or not _equal(split.label, other.label):
             raise Failed("the same data when opened again", f"split '{name}' differs")
+        for m, stream in split.features.items():
+            if not _equal(stream.zeroed().x, other.features[m].zeroed().x):
+                raise Failed("the same data when opened again", f"'{m}' of split '{name}' differs")
 
 
 def check_dataset_batches(subject: Subject) -> None:

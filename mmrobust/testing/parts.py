@@ -52,9 +52,10 @@ def check_output(subject: Subject) -> None:
             if not isinstance(declared, dict) or not all(isinstance(s, Shape) for s in declared.values()):
                 raise Failed("self.shapes, a dict of Shape, set in __init__", repr(declared))
         case "fusion":
-            declared = {"fused": getattr(module, "shape", None)}
-            if not isinstance(declared["fused"], Shape):
-                raise Failed("self.shape, a Shape, set in __init__", repr(declared["fused"]))
+            shape = getattr(module, "shape", None)
+            if not isinstance(shape, Shape):
+                raise Failed("self.shape, a Shape, set in __init__", repr(shape))
+            declared = {"fused": shape}
         case "objective":
             declared = {"loss": Shape(1, 1)}
         case _:
@@ -103,6 +104,7 @@ def check_gradients(subject: Subject) -> None:
             if not parameter.any():  # a zero initialisation may hide what lies before it, until the first step
                 parameter.add_(0.05 * torch.randn_like(parameter))
     alive: set[str] = set()
+    dead: list[str] = []
     for given in (inputs, *_gaps(inputs)):
         gradients = run(subject, module, given).gradients
         for name, gradient in gradients.items():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmrobust import registry
 from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Stream, Streams
 from mmrobust.errors import OptionError, UsageError, nearest
+from mmrobust.registry.options import live
 from mmrobust.registry.spec import KINDS, ComponentSpec
 from mmrobust.testing.surroundings import Inputs, Surroundings, context_of, model_around, views_of
 
@@ -119,7 +120,7 @@ class Subject:
         cls = self.component
         target = f"{cls.__module__}:{cls.__qualname__.replace('<locals>.', '')}"
         if "<locals>" in cls.__qualname__ or cls.__module__ == "__main__":
-            registry.options.live.setdefault(target, cls)  # there is no source to read it from
+            live.setdefault(target, cls)  # there is no source to read it from
         return ComponentSpec(self.kind, cls.__name__, target)
 
     @cached_property
