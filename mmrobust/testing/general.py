@@ -58,8 +58,7 @@ def check_builds(subject: Subject) -> None:
         except Exception as error:
             raise Failed("a dataset that can be opened", told(error)) from error
         return
-    assert subject.base
-    built = subject.build()
+    built = subject.build(subject.settled)
     if subject.kind == "noise":
         names = getattr(built, "modalities", None)
         if names is None:

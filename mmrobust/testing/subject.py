@@ -139,9 +139,21 @@ class Subject:
 
     # Building
 
-    @cached_property
+    @property
     def base(self) -> Surroundings:
         """The surroundings that each check begins with: the first that the component does not refuse.
+
+        Raises:
+            Blocked: It refuses all of them, or cannot be built.
+        """
+        try:
+            return self.settled
+        except Failed:
+            raise Blocked("it could not be built, see check_builds") from None
+
+    @cached_property
+    def settled(self) -> Surroundings:
+        """`base`, as `check_builds` finds it.
 
         Raises:
             Failed: It refuses all of them, or cannot be built.
@@ -180,11 +192,7 @@ class Subject:
             OptionError: It refuses these surroundings.
             Blocked: It refuses all surroundings, or cannot be built.
         """
-        if around is None:
-            try:
-                around = self.base
-            except Failed:
-                raise Blocked("it could not be built, see check_builds") from None
+        around = self.base if around is None else around
         return self._build(around, seed)
 
     @cached_property
