@@ -1,0 +1,92 @@
+"""`mmrobust evaluate`, `report`, `predict`: what a trained run is worth, and what it says of new data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[str, typer.Argument(help="The folder of a run, or a recipe's name for its latest run.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs."""
+    app.command()(evaluate)
+    app.command()(report)
+    app.command()(predict)
+
+
+def evaluate(
+    run: Run,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes of the evaluation: evaluate.draws=10, data.path=..., ...")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of a table.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Measure a trained run, clean and under noise.
+
+    Every trained seed's best checkpoint meets the same noise; writes evaluation.json and predictions/ into the run.
+
+    Examples:
+
+      mmrobust evaluate normtr
+
+      mmrobust evaluate normtr evaluate.draws=10 'evaluate.rates=[0, 0.5, 1]' --json
+    """
+    from mmrobust.robustness import evaluate as measure
+    from mmrobust.training.folder import to_json
+
+    result = measure(run, overrides or [], quiet=quiet)
+    typer.echo(to_json(result, indent=1) if as_json else str(result))
+
+
+def report(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
+) -> None:
+    """Write a run's report: one HTML page that opens from disk alone.
+
+    Examples:
+
+      mmrobust report normtr
+
+      mmrobust report runs/normtr --json
+    """
+    from mmrobust.report import report as write
+
+    page = write(run)
+    if as_json:
+        figures = sorted(str(path) for path in (page.parent / "figures").glob("*.svg"))
+        typer.echo(json.dumps({"report": str(page), "figures": figures}, indent=2))
+    else:
+        typer.echo(f"report: {page}")
+
+
+def predict(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="New features, in the layout of the run's data; labels are not read.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the recipe: data.path=..., ...")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The CSV file; FILE's name with .csv in the run's predictions/.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Which seed's model; the best on the validation split by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON as well.")] = False,
+) -> None:
+    """Predict new features with a trained run, and write a CSV file.
+
+    Examples:
+
+      mmrobust predict normtr_mosi new.pkl
+
+      mmrobust predict normtr_rml new.npz --out predictions.csv --seed 2
+    """
+    from mmrobust.robustness import predict as apply
+    from mmrobust.training.folder import to_json
+
+    result = apply(run, file, seed=seed, out=out, overrides=overrides or [])
+    typer.echo(to_json(result.to_dict(), indent=1) if as_json else str(result))

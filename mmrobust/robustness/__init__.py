@@ -1,0 +1,8 @@
+"""How a trained model stands noise: sweeps, areas under curves, limits, tests between two runs, predictions."""
+
+from mmrobust.robustness.evaluation import Evaluation, evaluate
+from mmrobust.robustness.prediction import predict
+from mmrobust.robustness.significance import compare
+from mmrobust.robustness.sweep import Grid, auilc, auilc_mean, sweep, sweep_limit
+
+__all__ = ["Evaluation", "Grid", "auilc", "auilc_mean", "compare", "evaluate", "predict", "sweep", "sweep_limit"]

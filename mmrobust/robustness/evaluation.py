@@ -1,0 +1,272 @@
+"""Evaluation of a run: every seed's best checkpoint, clean and under noise, and what all seeds say together.
+
+`evaluation.json` holds, in this order:
+
+    format          1
+    mmrobust        version that made it
+    recipe          name
+    split           which split was measured
+    samples         how many it holds
+    data            {use, splits: {name: samples}, modalities: {name: [steps, width]}, notes}
+    task            {kind, outputs, measures, names}
+    measures        names, in the order of the tables; see mmrobust.measures
+    primary         the measure by which checkpoints were chosen
+    seeds           training seeds, in order
+    checkpoints     [{seed, epoch, measure, value}]: the epoch that the validation split chose
+    rates, draws    of the noise; at rate 0 there is one draw
+    noise_seed      source of every draw
+    clean           {measure: {mean, std, n, each}}              each: one value for each seed
+    limit           {measure: value}, or null                    of the clean data
+    noises          {name: {
+        use, options
+        at          {measure: {mean: [r], std: [r], n, each: [seed][rate][draw]}}
+        auilc       {measure: {mean, std, n, each}}              equation 10, plain area over the rates
+        auilc_mean  {measure: {mean, std, n, each}}              the same divided by the range of the rates
+        limit       {at: {measure: {mean: [r], each: [rate][draw]}}, auilc: {measure: x}, auilc_mean: ...}, or null
+    }}
+
+`mean` and `std` go over the seeds, after the mean over the draws; `std` has n - 1 in its denominator and is null for a
+single seed. The area is taken of each seed's own mean curve. Undefined values are null. The file holds no times and no
+paths: the same weights give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mmrobust
+from mmrobust import files
+from mmrobust.build import Built, make_noise
+from mmrobust.contracts import Noise, Part
+from mmrobust.errors import CheckpointError, DataError, Problem, RecipeError, UsageError, nearest
+from mmrobust.measures import check, describe, measure_many, measures_of, primary
+from mmrobust.robustness import store
+from mmrobust.robustness.sweep import CLEAN, Grid, auilc, auilc_mean, restrict, sweep, sweep_limit
+from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained
+from mmrobust.training.folder import to_json
+
+__all__ = ["Evaluation", "evaluate"]
+
+FORMAT = 1
+
+
+class Evaluation(dict[str, Any]):
+    """What stands in `evaluation.json`; shows itself as a table."""
+
+    def __str__(self) -> str:
+        columns = [("clean", self["clean"], self["limit"])]
+        for name, found in self["noises"].items():
+            columns.append((f"AUILC {name}", found["auilc"], found["limit"] and found["limit"]["auilc"]))
+        rows = [[""] + [cell for title, _, limits in columns for cell in ([title, "limit"] if limits else [title])]]
+        for name in self["measures"]:
+            measure, row = describe(name), []
+            for _, scores, limits in columns:
+                score = scores[name]
+                spread = "" if score["std"] is None else f" ± {measure.show(score['std'])}"
+                row += [measure.show(score["mean"]) + spread] + ([measure.show(limits[name])] if limits else [])
+            rows.append([measure.title, *row])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(row[1:], widths[1:], strict=True))]
+            ).rstrip()
+            for row in rows
+        ]
+        count = len(self["seeds"])
+        seeds = f"mean ± standard deviation over {count} seeds" if count > 1 else "one seed, so no spread is known"
+        return "\n".join([f"{self['split']} split, {self['samples']} samples, {seeds}", *lines])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+def evaluate(
+    run: str | Path | RunFolder,
+    overrides: Sequence[str] = (),
+    *,
+    quiet: bool = False,
+) -> Evaluation:
+    """Measures every trained seed of a run, clean and under noise, and writes `evaluation.json` and `predictions/`.
+
+    Args:
+        run: The run's folder, or a recipe's name for its latest run.
+        overrides: Changes to the recipe's `evaluate` settings, e.g. `evaluate.draws=10`, or to `train.device`.
+        quiet: Say nothing on stderr.
+
+    Returns:
+        What stands in `evaluation.json`.
+
+    Raises:
+        UsageError: There is no such run, or an override is not about the evaluation.
+        CheckpointError: No seed was trained, or a checkpoint is damaged.
+        DataError: The data cannot be read, or the split is not there.
+        RecipeError: A noise or a measure is wrong.
+        DivergedError: A prediction is not finite.
+    """
+    folder = RunFolder.open(run)
+    for change in overrides:
+        if not change.lstrip("~").startswith(("evaluate.", "data.", "train.device")):
+            raise UsageError(
+                f"'{change}' changes what was trained; to evaluate, change evaluate.*, data.* or train.device"
+            )
+    seeds = finished_seeds(folder)
+    if not seeds:
+        raise CheckpointError(
+            f"no seed of {folder.path} is trained yet; go on with: mmrobust train --resume {folder.path}"
+        )
+    built = load_trained(folder, seeds[0], overrides=overrides)
+    settings = built.recipe.evaluate
+    names = _measures(built)
+    split = built.dataset.splits.get(settings.split)
+    if split is None or split.label is None:
+        labelled = [name for name, other in built.dataset.splits.items() if other.label is not None]
+        raise DataError(f"the data has no labelled split '{settings.split}'{nearest(settings.split, labelled)}")
+    split = restrict(split, built.context.modalities)
+    grid, parts = _grid(built)
+    device = choose_device(built.recipe)
+
+    predictions: dict[int, dict[str, Tensor]] = {}
+    limits = sweep_limit(built.dataset, settings.split, grid, names, built.context.modalities)
+    with Meter("evaluate", len(split) * grid.cells * len(seeds), quiet=quiet) as meter:
+        tick = lambda count: meter.update(meter.done + count)
+        for seed in seeds:
+            meter.update(meter.done, label=f"evaluate seed {seed}")
+            model = load_trained(folder, seed, dataset=built.dataset, overrides=overrides).model.to(device)
+            predictions[seed] = sweep(model, split, grid, batch_size=settings.batch_size, device=device, tick=tick)
+            meter.say(f"evaluated seed {seed}  {meter.left} left", plain_only=True)
+            folder.say(f"evaluated seed {seed}")
+
+    assert split.label is not None
+    best = {seed: Checkpoints(folder.seed(seed)).best().state.best for seed in seeds}
+    result = Evaluation(_summarise(built, grid, parts, names, split.label, predictions, limits, best))
+    folder.predictions.mkdir(exist_ok=True)
+    for seed, predicted in predictions.items():
+        saved = store.Saved(tuple(split.ids), split.label, tuple(grid.rates), grid.draws, grid.seed, parts, predicted)
+        store.save(folder.predictions / f"seed-{seed}.safetensors", saved)
+    files.write_atomic(folder.evaluation, to_json(result, indent=1) + "\n")
+    return result
+
+
+def summary(values: Sequence[float] | Tensor) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1; None for one value), number and the values themselves."""
+    x = torch.as_tensor(values, dtype=torch.float64)
+    std = x.std(correction=1).item() if len(x) > 1 else None
+    return {"mean": x.mean().item(), "std": std, "n": len(x), "each": x.tolist()}
+
+
+def _measures(built: Built) -> list[str]:
+    wanted = built.recipe.evaluate.measures
+    if isinstance(wanted, str):
+        return measures_of(built.context.task)
+    try:
+        return check(built.context.task, wanted)
+    except UsageError as error:
+        raise RecipeError(Problem(str(error), built.recipe.where("evaluate", "metrics"))) from error
+
+
+def _grid(built: Built) -> tuple[Grid, dict[str, Any]]:
+    """The grid of a recipe, and what each of its noises is. Noises of one kind are told apart by their options."""
+    settings = built.recipe.evaluate
+    noises: dict[str, Noise] = {}
+    parts: dict[str, Any] = {}
+    uses = [part.use for part in settings.noise]
+    for i, part in enumerate(settings.noise):
+        name = part.use if uses.count(part.use) == 1 else _label(part)
+        if name in noises:
+            raise RecipeError(Problem(f"'{name}' is listed twice", built.recipe.where("evaluate", "noise", str(i))))
+        noises[name] = make_noise(built.recipe, ("evaluate", "noise", str(i)), part, built.context)
+        parts[name] = {"use": part.use, "options": dict(part.options)}
+    return Grid(noises, tuple(settings.rates), settings.draws), parts
+
+
+def _label(part: Part[Any]) -> str:
+    said = ", ".join(f"{key}={value}" for key, value in part.options.items() if value is not None)
+    return f"{part.use} ({said})" if said else part.use
+
+
+def _summarise(
+    built: Built,
+    grid: Grid,
+    parts: Mapping[str, Any],
+    names: Sequence[str],
+    label: Tensor,
+    predictions: Mapping[int, Mapping[str, Tensor]],
+    limits: Mapping[str, Mapping[str, Tensor]] | None,
+    best: Mapping[int, Mapping[str, Any]],
+) -> dict[str, Any]:
+    task = built.context.task
+    scores = {
+        seed: {key: measure_many(task, x, label, names) for key, x in found.items()}
+        for seed, found in predictions.items()
+    }
+    seeds = list(predictions)
+
+    def over_seeds(key: str, name: str) -> Tensor:
+        return torch.stack([scores[seed][key][name] for seed in seeds])  # seeds r d
+
+    noises = {}
+    for key, part in parts.items():
+        at, areas = {}, {"auilc": {}, "auilc_mean": {}}
+        for name in names:
+            values = over_seeds(key, name)
+            curves = values.mean(-1)
+            std = curves.std(0, correction=1).tolist() if len(seeds) > 1 else [None] * len(grid.rates)
+            at[name] = {
+                "mean": curves.mean(0).tolist(),
+                "std": std,
+                "n": len(seeds),
+                "each": [_draws(grid, value) for value in values],
+            }
+            for area, function in _AREAS.items():
+                areas[area][name] = summary(function(grid.rates, curves))
+        noises[key] = {**part, "at": at, **areas, "limit": _limit_of(grid, limits, key, names)}
+    return {
+        "format": FORMAT,
+        "mmrobust": mmrobust.__version__,
+        "recipe": built.recipe.name,
+        "split": built.recipe.evaluate.split,
+        "samples": len(label),
+        "data": {
+            "use": built.recipe.data.use,
+            "splits": {name: len(split) for name, split in built.dataset.splits.items()},
+            "modalities": {m: [shape.length, shape.width] for m, shape in built.context.features.items()},
+            "notes": list(built.dataset.notes),
+        },
+        "task": {"kind": task.kind, "outputs": task.outputs, "measures": task.measures, "names": list(task.names)},
+        "measures": list(names),
+        "primary": primary(task),
+        "seeds": seeds,
+        "checkpoints": [{"seed": seed, **best[seed]} for seed in seeds],
+        "rates": list(grid.rates),
+        "draws": grid.draws,
+        "noise_seed": grid.seed,
+        "clean": {name: summary(over_seeds(CLEAN, name)) for name in names},
+        "limit": {name: limits[CLEAN][name].item() for name in names} if limits else None,
+        "noises": noises,
+    }
+
+
+_AREAS: dict[str, Callable[[Sequence[float], Tensor], Tensor]] = {"auilc": auilc, "auilc_mean": auilc_mean}
+
+
+def _limit_of(
+    grid: Grid, limits: Mapping[str, Mapping[str, Tensor]] | None, key: str, names: Sequence[str]
+) -> dict[str, Any] | None:
+    if not limits or key not in limits:
+        return None
+    values = limits[key]
+    return {
+        "at": {m: {"mean": values[m].mean(-1).tolist(), "each": _draws(grid, values[m])} for m in names},
+        **{area: {m: f(grid.rates, values[m].mean(-1)).item() for m in names} for area, f in _AREAS.items()},
+    }
+
+
+def _draws(grid: Grid, values: Tensor) -> list[list[float]]:
+    """`r d` as lists, one draw at rate 0."""
+    return [row[: 1 if rate == 0 else None].tolist() for rate, row in zip(grid.rates, values, strict=True)]

@@ -1,0 +1,222 @@
+"""Noise sweeps: a model's predictions on one split, for every noise, rate and draw.
+
+Every random number comes from the grid's own seed, the noise's name, the rate and the number of the draw, and from
+nothing else: two models, two training seeds, two batch sizes or two machines meet the very same noise, so that they
+can be compared sample by sample. Noise is therefore always drawn on the CPU, in blocks of a fixed size, and
+predictions are always made in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from mmrobust.contracts import Batch, Dataset, Noise, Posterior, Split, Stream, Streams
+from mmrobust.measures import limit, measures_of
+from mmrobust.randomness import generator
+
+__all__ = ["CLEAN", "Grid", "auilc", "auilc_mean", "sweep", "sweep_limit"]
+
+CLEAN = "clean"
+BLOCK = 256  # samples that share one call of a noise; changing it changes every published draw
+
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried.
+
+    Attributes:
+        noises: By the name under which the results are kept.
+        rates: Rising, each in [0, 1].
+        draws: How often each noise is drawn at each rate above 0; at rate 0 there is nothing to draw.
+        seed: Source of the noise. Leave it alone to stay comparable with every other run.
+    """
+
+    noises: Mapping[str, Noise]
+    rates: Sequence[float]
+    draws: int = 5
+    seed: int = 0
+
+    @property
+    def cells(self) -> int:
+        """Passes over the split: the clean one, and one for each noise, rate above 0 and draw."""
+        return 1 + len(self.noises) * sum(rate > 0 for rate in self.rates) * self.draws
+
+
+@torch.inference_mode()
+def sweep(
+    model: nn.Module,
+    split: Split,
+    grid: Grid,
+    *,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    tick: Tick | None = None,
+) -> dict[str, Tensor]:
+    """A model's predictions under every noise, rate and draw.
+
+    Args:
+        model: Called with features, returns `Outputs`; put into evaluation mode and left as it was found.
+        split: What is predicted; its features are those that the model reads.
+        grid: What is tried.
+        batch_size: Samples of one forward pass.
+        device: Where the model is.
+        tick: Called with the number of samples after each forward pass.
+
+    Returns:
+        `clean`: `n c`, and `r d n c` for each noise, float32, on the CPU. The draws at rate 0 are all the clean one.
+    """
+    training = model.training
+    model.eval()
+    try:
+        blocks, on_cpu = list(_blocks(split)), torch.device(device).type == "cpu"
+        moved = [_to(block.features, device) for block in blocks]
+
+        def predict(cell: Iterator[tuple[Batch, bool]]) -> Tensor:
+            parts = []
+            for (noisy, constant), resident in zip(cell, moved, strict=True):
+                features = _erase(resident, noisy.erased) if constant and not on_cpu else _to(noisy.features, device)
+                count = len(noisy)
+                for start in range(0, count, batch_size):
+                    some = _rows(features, slice(start, start + batch_size))
+                    parts.append(model(some).prediction.float().cpu())
+                    if tick:
+                        tick(min(batch_size, count - start))
+            return torch.cat(parts)
+
+        clean = predict((block, True) for block in blocks)
+        result = {CLEAN: clean}
+        for name, noise in grid.noises.items():
+            rates = []
+            for rate in grid.rates:
+                if rate == 0:
+                    rates.append(clean.expand(grid.draws, *clean.shape))
+                    continue
+                cells = [_draw(noise, name, rate, draw, grid.seed, blocks) for draw in range(grid.draws)]
+                rates.append(torch.stack([predict((batch, noise.constant) for batch in cell) for cell in cells]))
+            result[name] = torch.stack(rates)
+        return result
+    finally:
+        model.train(training)
+
+
+def sweep_limit(
+    dataset: Dataset,
+    name: str,
+    grid: Grid,
+    measures: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+) -> dict[str, dict[str, Tensor]] | None:
+    """The scores that no model can pass, under the very draws that models meet.
+
+    Args:
+        dataset: Whose posterior is asked.
+        name: The split.
+        grid: What is tried.
+        measures: Which measures; the task's own set where None.
+        modalities: What the model may look at; everything where None.
+
+    Returns:
+        For `clean` a scalar and for each noise a tensor `r d` for each measure; None where the dataset knows no
+        posterior, and without the noises for which it knows none.
+    """
+    names = list(measures_of(dataset.task) if measures is None else measures)
+    split = restrict(dataset.splits[name], modalities)
+    label, blocks = split.label, list(_blocks(split))
+    if label is None:
+        return None
+
+    def score(batches: Iterator[Batch]) -> dict[str, float] | None:
+        parts = []
+        for batch in batches:
+            known = dataset.posterior(name, batch)
+            if known is None:
+                return None
+            parts.append(known)
+        whole = Posterior(parts[0].values, torch.cat([part.weights for part in parts]))
+        return limit(dataset.task, whole, label, names) or None
+
+    clean = score(iter(blocks))
+    if clean is None:
+        return None
+    result = {CLEAN: {m: torch.tensor(v, dtype=torch.float64) for m, v in clean.items()}}
+    for key, noise in grid.noises.items():
+        table: list[list[dict[str, float]]] = []
+        for rate in grid.rates:
+            if rate == 0:
+                table.append([clean] * grid.draws)
+                continue
+            row = [score(_draw(noise, key, rate, draw, grid.seed, blocks)) for draw in range(grid.draws)]
+            if any(scores is None for scores in row):
+                break
+            table.append([scores for scores in row if scores is not None])
+        if len(table) == len(grid.rates):
+            result[key] = {
+                m: torch.tensor([[scores[m] for scores in row] for row in table], dtype=torch.float64) for m in names
+            }
+    return result
+
+
+def auilc(rates: Sequence[float], values: Tensor) -> Tensor:
+    """Area under the indicator's line chart (NORM-TR, equation 10): trapezoids over the rates, nothing divided.
+
+    Its unit is that of the measure times that of the rate. Over rates from 0 to 1 it is also the mean height of the
+    curve; over other rates it is not, and only areas over the same rates can be compared.
+
+    Args:
+        rates: `r`, rising.
+        values: `... r`, the mean over the draws at each rate.
+
+    Returns:
+        `...`; NaN where a value is NaN, and where there are fewer than two rates.
+    """
+    if len(rates) < 2:
+        return torch.full(values.shape[:-1], torch.nan, dtype=torch.float64)
+    r = torch.as_tensor(rates, dtype=torch.float64)
+    return torch.trapezoid(values.double(), r, dim=-1)
+
+
+def auilc_mean(rates: Sequence[float], values: Tensor) -> Tensor:
+    """`auilc` divided by the range of the rates: the mean height of the curve, in the unit of the measure."""
+    return auilc(rates, values) / (rates[-1] - rates[0] or 1.0)
+
+
+def restrict(split: Split, modalities: Sequence[str] | None) -> Split:
+    """The split with these modalities alone, in this order, padding set to zero."""
+    names = list(split.features) if modalities is None else modalities
+    return replace(split, features={m: split.features[m].zeroed() for m in names})
+
+
+def _blocks(split: Split) -> Iterator[Batch]:
+    for index in torch.arange(len(split)).split(BLOCK):
+        yield split.batch(index)
+
+
+def _draw(noise: Noise, name: str, rate: float, draw: int, seed: int, blocks: Sequence[Batch]) -> Iterator[Batch]:
+    """The blocks of a split under one draw of a noise."""
+    random = generator(seed, "evaluate", name, f"{rate:.6g}", draw)
+    for block in blocks:
+        yield noise(block, rate, random)
+
+
+def _erase(features: Streams, erased: Mapping[str, Tensor]) -> Streams:
+    """What a constant noise makes of features that are on the device already: only the pattern is moved there."""
+    return {
+        m: Stream(s.x.masked_fill(erased[m].to(s.x.device).unsqueeze(-1), 0), s.mask, s.times)
+        for m, s in features.items()
+    }
+
+
+def _to(features: Streams, device: torch.device | str) -> Streams:
+    move = lambda t: None if t is None else t.to(device)
+    return {m: Stream(s.x.to(device), s.mask.to(device), move(s.times)) for m, s in features.items()}
+
+
+def _rows(features: Streams, rows: slice) -> Streams:
+    cut = lambda t: None if t is None else t[rows]
+    return {m: Stream(s.x[rows], s.mask[rows], cut(s.times)) for m, s in features.items()}

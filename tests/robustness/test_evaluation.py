@@ -1,0 +1,101 @@
+"""Promise: evaluation.json says what the seeds' best checkpoints did, and the same run gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from mmrobust.errors import CheckpointError, DataError, MmrobustError, RecipeError, UsageError
+from mmrobust.measures import measure
+from mmrobust.robustness import evaluate
+from mmrobust.robustness.evaluation import summary
+from mmrobust.robustness.store import read
+from mmrobust.training import RunFolder, load_trained
+from mmrobust.training.loop import predict_split
+
+
+def test_numbers_are_those_of_the_predictions(run: RunFolder) -> None:
+    told = json.loads(run.evaluation.read_text())
+    task = load_trained(run).context.task
+    for k, seed in enumerate(told["seeds"]):
+        saved = read(run.predictions / f"seed-{seed}.safetensors")
+        scores = measure(task, saved.predictions["clean"], saved.label)
+        for name, value in scores.items():
+            assert told["clean"][name]["each"][k] == pytest.approx(value)
+        for i, row in enumerate(told["noises"]["frame_drop"]["at"]["mae"]["each"][k]):
+            assert len(row) == (1 if told["rates"][i] == 0 else 2)
+            for j, value in enumerate(row):
+                again = measure(task, saved.predictions["frame_drop"][i, j], saved.label, ["mae"])
+                assert value == pytest.approx(again["mae"])
+    at = told["noises"]["frame_drop"]["at"]["mae"]
+    curves = [[sum(row) / len(row) for row in seed] for seed in at["each"]]
+    assert at["mean"] == pytest.approx([sum(x) / 2 for x in zip(*curves, strict=True)])
+    assert at["std"] == pytest.approx([abs(x - y) / math.sqrt(2) for x, y in zip(*curves, strict=True)])
+    areas = [0.25 * c[0] + 0.5 * c[1] + 0.25 * c[2] for c in curves]
+    assert told["noises"]["frame_drop"]["auilc"]["mae"]["each"] == pytest.approx(areas)
+    assert told["noises"]["frame_drop"]["auilc_mean"]["mae"]["each"] == pytest.approx(areas)
+    assert told["noises"]["frame_drop"]["limit"]["at"]["mae"]["mean"][0] == pytest.approx(told["limit"]["mae"])
+
+
+def test_predictions_are_those_of_the_chosen_checkpoint(run: RunFolder) -> None:
+    built = load_trained(run, 2)
+    split = built.dataset.splits["test"]
+    saved = read(run.predictions / "seed-2.safetensors")
+    assert torch.allclose(saved.predictions["clean"], predict_split(built.model, split, 64), atol=1e-6)
+    assert saved.ids == tuple(split.ids) and saved.rates == (0, 0.5, 1)
+
+
+def test_same_run_same_bytes(run: RunFolder) -> None:
+    files = [run.evaluation, *sorted(run.predictions.iterdir())]
+    before = [path.read_bytes() for path in files]
+    shown = str(evaluate(run, quiet=True))
+    assert [path.read_bytes() for path in files] == before
+    assert "mean ± standard deviation over 2 seeds" in shown and "AUILC frame_drop" in shown
+
+
+def test_settings_of_the_evaluation_can_be_changed_and_nothing_else(run: RunFolder) -> None:
+    noises = "evaluate.noise=[{use: window_erase, scope: one_modality}, window_erase]"
+    told = evaluate(run.path, ["evaluate.split=valid", noises, "evaluate.metrics=[corr]"], quiet=True)
+    assert told["split"] == "valid" and told["samples"] == 16 and told["measures"] == ["corr"]
+    assert len(told["noises"]) == 2  # of one kind, told apart by their options
+    with pytest.raises(UsageError, match="changes what was trained"):
+        evaluate(run, ["model.width=8"])
+
+
+def test_one_seed_has_no_spread(run: RunFolder) -> None:
+    shutil.rmtree(run.seed(2))
+    told = evaluate(run, quiet=True)
+    assert told["seeds"] == [1] and told["clean"]["mae"]["std"] is None
+    assert told["noises"]["frame_drop"]["at"]["mae"]["std"] == [None, None, None]
+    assert "one seed, so no spread is known" in str(told)
+
+
+def test_bad_input_is_told(run: RunFolder) -> None:
+    with pytest.raises(DataError, match="no labelled split 'tset'; did you mean 'test'"):
+        evaluate(run, ["evaluate.split=tset"], quiet=True)
+    with pytest.raises(RecipeError, match="did you mean 'acc7'"):
+        evaluate(run, ["evaluate.metrics=[acc_7]"], quiet=True)
+    with pytest.raises(RecipeError, match="listed twice"):
+        evaluate(run, ["evaluate.noise=[frame_drop, frame_drop]"], quiet=True)
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(CheckpointError, match="go on with: mmrobust train --resume"):
+        evaluate(run, quiet=True)
+
+
+def test_a_damaged_file_of_predictions_is_told(run: RunFolder) -> None:
+    path = run.predictions / "seed-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(MmrobustError, match="missing or damaged"):
+        read(path)
+
+
+def test_summary() -> None:
+    assert summary([1.0, 2.0, 4.0]) == {
+        "mean": pytest.approx(7 / 3), "std": pytest.approx(1.5275252), "n": 3, "each": [1, 2, 4],
+    }  # fmt: skip
+    assert summary([2.0])["std"] is None
+    assert math.isnan(summary([1.0, math.nan])["mean"])

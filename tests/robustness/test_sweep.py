@@ -1,0 +1,135 @@
+"""Promise: every model meets the very same noise, whatever it is, and the area under its curve is the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mmrobust import recipe as recipes
+from mmrobust.build import Built, build
+from mmrobust.components.noise import FrameDrop, WindowErase
+from mmrobust.contracts import Batch, Noise, Outputs, Rate, Stream, Streams
+from mmrobust.robustness import Grid, auilc, auilc_mean, sweep, sweep_limit
+from mmrobust.robustness.sweep import BLOCK, restrict
+
+RATES = (0.0, 0.3, 1.0)
+
+
+class Echo(nn.Module):
+    """Says exactly what it sees: the sum of each modality's features."""
+
+    def forward(self, features: Streams) -> Outputs:
+        seen = torch.stack([stream.x.double().sum((1, 2)) for stream in features.values()], -1)
+        return Outputs({}, {}, {}, Stream.pooled(seen), seen)
+
+
+@pytest.fixture(scope="module")
+def built(tiny: list[str]) -> Built:
+    return build(recipes.load("normtr", [*tiny, f"data.test={BLOCK + 30}"]))
+
+
+def grid(built: Built, rates: tuple[float, ...] = RATES, seed: int = 0) -> Grid:
+    noises: dict[str, Noise] = {"frame_drop": FrameDrop(built.context), "window_erase": WindowErase(built.context)}
+    return Grid(noises, rates, draws=2, seed=seed)
+
+
+def test_shapes_and_rates(built: Built) -> None:
+    split, model = built.dataset.splits["test"], built.model.train()
+    ticks: list[int] = []
+    found = sweep(model, split, grid(built), batch_size=50, tick=ticks.append)
+    assert model.training  # left as it was found
+    assert sum(ticks) == len(split) * grid(built).cells == len(split) * (1 + 2 * 2 * 2)
+    assert found["clean"].shape == (len(split), 1) and found["clean"].dtype == torch.float32
+    for name in ("frame_drop", "window_erase"):
+        assert found[name].shape == (3, 2, len(split), 1)
+        assert torch.equal(found[name][0, 0], found["clean"]) and torch.equal(found[name][0, 1], found["clean"])
+    # At rate 1 nothing is left in either, so that only the lengths speak.
+    assert torch.allclose(found["frame_drop"][2, 0], found["window_erase"][2, 1], atol=1e-5)
+
+
+def test_same_noise_for_every_model_batch_size_and_set_of_rates(built: Built) -> None:
+    split = built.dataset.splits["test"]
+    first = sweep(Echo(), split, grid(built), batch_size=64)
+    again = sweep(Echo(), split, grid(built), batch_size=7)
+    alone = sweep(Echo(), split, grid(built, (0.3,)), batch_size=64)
+    other = sweep(Echo(), split, grid(built, seed=1), batch_size=64)
+    for name in ("frame_drop", "window_erase"):
+        assert torch.equal(first[name], again[name])
+        assert torch.equal(first[name][1], alone[name][0])
+        assert not torch.equal(first[name][1], other[name][1])
+        assert not torch.equal(first[name][1, 0], first[name][1, 1])  # two draws are two
+    bits = [sweep(built.model, split, grid(built))["frame_drop"] for _ in range(2)]
+    assert torch.equal(*bits)
+
+
+def test_batch_size_changes_no_prediction(built: Built) -> None:
+    split = built.dataset.splits["test"]
+    one, other = (sweep(built.model, split, grid(built), batch_size=size) for size in (9, 300))
+    for name, value in one.items():
+        assert torch.allclose(value, other[name], atol=1e-5)
+
+
+class Shifted(Noise):
+    """Adds a number instead of erasing."""
+
+    def __call__(self, batch: Batch, rate: Rate, generator: torch.Generator) -> Batch:
+        by = max(rate) if isinstance(rate, tuple) else rate
+        features = {m: s.map(lambda x: x + by) for m, s in batch.features.items()}
+        return batch.noisy(features, {m: torch.zeros_like(s.mask) for m, s in features.items()})
+
+
+def test_noise_that_is_not_erasure_reaches_the_model(built: Built) -> None:
+    split = built.dataset.splits["test"]
+    found = sweep(Echo(), split, Grid({"shift": Shifted(built.context)}, (0, 0.5), draws=1))
+    assert not torch.allclose(found["shift"][1], found["shift"][0])
+    # Nothing is known of the limit of such a noise; of the clean data it is.
+    limits = sweep_limit(built.dataset, "test", Grid({"shift": Shifted(built.context)}, (0, 0.5), draws=1))
+    assert limits is not None and set(limits) == {"clean"}
+
+
+def test_limit_falls_with_the_rate_and_with_fewer_modalities(built: Built) -> None:
+    both = sweep_limit(built.dataset, "test", grid(built), ["mae", "corr"])
+    alone = replace(built, context=replace(built.context, modalities=("text",)))
+    text = sweep_limit(built.dataset, "test", grid(alone), ["mae", "corr"], ["text"])
+    assert both is not None and text is not None
+    mae = both["frame_drop"]["mae"].mean(-1)
+    assert mae[0] == both["clean"]["mae"] and torch.all(mae.diff() > 0)
+    assert text["clean"]["mae"] > both["clean"]["mae"]
+    assert both["frame_drop"]["corr"][-1].abs().max() == 0  # the prior is the same for all
+
+
+def test_padding_reaches_no_model(built: Built) -> None:
+    split = built.dataset.splits["test"]
+    dirty = {m: Stream(s.x.masked_fill(~s.mask.unsqueeze(-1), torch.nan), s.mask) for m, s in split.features.items()}
+    tidy = restrict(type(split)(dirty, split.label, split.ids), ["audio", "text"])
+    assert list(tidy.features) == ["audio", "text"]
+    assert sweep(Echo(), tidy, grid(built, (0,)))["clean"].isfinite().all()
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12, unique=True), st.integers(0, 1000))
+def test_auilc_is_the_trapezoid(rates: list[float], seed: int) -> None:
+    rates = sorted(rates)
+    values = torch.randn(3, len(rates), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    expected = np.trapezoid(values.numpy(), rates, axis=-1)
+    assert auilc(rates, values).numpy() == pytest.approx(expected, abs=1e-12)
+    assert auilc_mean(rates, values).numpy() == pytest.approx(expected / (rates[-1] - rates[0]), rel=1e-9)
+
+
+@given(st.floats(-5, 5), st.lists(st.floats(0, 1), min_size=2, max_size=12, unique=True))
+def test_a_flat_curve_is_as_high_as_its_mean(height: float, rates: list[float]) -> None:
+    rates = sorted(rates)
+    flat = torch.full((len(rates),), height, dtype=torch.float64)
+    assert auilc_mean(rates, flat).item() == pytest.approx(height, abs=1e-9)
+
+
+def test_auilc_of_nothing() -> None:
+    assert auilc([0.5], torch.ones(2, 1)).isnan().all()
+    assert auilc([0, 1], torch.tensor([1.0, torch.nan])).isnan()
+    # Equation 10 by hand: (1 + 3) / 2 * 0.5 + (3 + 2) / 2 * 0.25.
+    assert auilc([0, 0.5, 0.75], torch.tensor([1.0, 3.0, 2.0])).item() == pytest.approx(1.625)
