@@ -1,0 +1,410 @@
+"""Puts a run's report together from the files that it left: nothing is opened but its folder, nothing is computed anew.
+
+The page is one file without scripts, fonts or pictures from elsewhere, and forbids them. The same files give the same
+bytes. Whatever a name, a label or a note holds is shown as text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from mmrobust import files
+from mmrobust.errors import MmrobustError
+from mmrobust.measures import Measure, describe
+from mmrobust.report.figures import Curve, against_rate, inline, over_epochs
+from mmrobust.training import RunFolder
+
+__all__ = ["report"]
+
+DASH = "–"
+
+
+def report(run: str | Path | RunFolder) -> Path:
+    """Writes `report.html` and `figures/` into a run's folder, from what is there so far.
+
+    Args:
+        run: The run's folder, or a recipe's name for its latest run.
+
+    Returns:
+        The page.
+
+    Raises:
+        UsageError: There is no such run.
+        MmrobustError: A file of the run is damaged.
+        WriteError: The page cannot be written.
+    """
+    folder = RunFolder.open(run)
+    resolved = yaml.safe_load(_text(folder.resolved)) or {}
+    lines = folder.read_metrics()
+    told = _evaluation(folder)
+    figures: dict[str, str] = {}
+    view = {
+        "name": str(resolved.get("name", folder.path.parent.name)),
+        "summary": resolved.get("summary") or "",
+        "facts": _facts(resolved, folder, told, lines),
+        "command": f"mmrobust evaluate {folder.path}",
+        "notes": told["data"]["notes"] if told else [],
+        "warnings": _warnings(resolved, told),
+        "training": _training(lines, told, figures),
+        "evaluation": _results(told, figures) if told else None,
+        "recipe": _text(folder.recipe),
+        "resolved": _text(folder.resolved),
+        "environment": _environment(folder.read_env()),
+        "inline": lambda name: Markup(inline(figures[name])),
+    }
+    page = _template().render(view)
+    folder.figures.mkdir(exist_ok=True)
+    for name, svg in figures.items():
+        files.write_atomic(folder.figures / f"{name}.svg", svg)
+    files.write_atomic(folder.report, page)
+    return folder.report
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MmrobustError(f"{path} cannot be read ({error})") from error
+
+
+def _evaluation(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.evaluation.exists():
+        return None
+    try:
+        told = json.loads(_text(folder.evaluation))
+        if told["format"] != 1:
+            raise MmrobustError(f"{folder.evaluation} has format {told['format']}; this version reads format 1")
+        return told
+    except (ValueError, KeyError, TypeError) as error:
+        raise MmrobustError(f"{folder.evaluation} is damaged; run mmrobust evaluate {folder.path}") from error
+
+
+# What is said at the top -----------------------------------------------------------------------------------------
+
+
+def _facts(
+    resolved: Mapping[str, Any], folder: RunFolder, told: Mapping[str, Any] | None, lines: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    env, data = folder.read_env(), resolved.get("data") or {}
+    use = data.get("use", "?") if isinstance(data, Mapping) else str(data)
+    facts = []
+    with_date = env.get("date")
+    if with_date:
+        facts.append(("Run", _date(with_date)))
+    if told:
+        sizes = " / ".join(f"{count:,}" for count in told["data"]["splits"].values())
+        facts.append(("Data", f"{use}, {sizes} samples ({' / '.join(told['data']['splits'])})"))
+        shapes = ", ".join(f"{m} {steps}×{width}" for m, (steps, width) in told["data"]["modalities"].items())
+        facts.append(("Modalities", shapes))
+        task = told["task"]
+        what = str(task["kind"])
+        if what != "regression":
+            count = task["outputs"] if what == "classification" else task["outputs"] // 2
+            what += f", {count} {'classes' if what == 'classification' else 'decisions'}"
+        facts.append(("Task", what))
+    else:
+        facts.append(("Data", str(use)))
+    seeds = told["seeds"] if told else sorted({line["seed"] for line in lines})
+    facts.append(("Seeds", _list(seeds) if seeds else "none yet"))
+    return facts
+
+
+def _warnings(resolved: Mapping[str, Any], told: Mapping[str, Any] | None) -> list[str]:
+    if not told:
+        return []
+    wanted = (resolved.get("train") or {}).get("seeds") or []
+    wanted = list(range(1, wanted + 1)) if isinstance(wanted, int) else list(wanted)
+    missing = [seed for seed in wanted if seed not in told["seeds"]]
+    said = []
+    if missing:
+        said.append(f"Not in these numbers, because not trained to the end: seed {_list(missing)}.")
+    if len(told["seeds"]) == 1:
+        said.append(
+            "A single seed: how much the scores change from one training to the next is not known, so this run cannot "
+            "be called better or worse than another."
+        )
+    return said
+
+
+def _date(text: str) -> str:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when.day} {when:%B %Y, %H:%M}"
+
+
+def _list(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for key, value in env.items():
+        if isinstance(value, Mapping):
+            value = _list(f"{name} {version}" for name, version in value.items())
+        elif isinstance(value, list):
+            value = " ".join(str(word) for word in value)
+        if value not in (None, ""):
+            rows.append((key, str(value)))
+    return rows
+
+
+# Training --------------------------------------------------------------------------------------------------------
+
+
+def _training(
+    lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any] | None, figures: dict[str, str]
+) -> dict[str, Any]:
+    """Curves of the losses and the validation measures, and a row for each seed."""
+    chosen = {row["seed"]: row["epoch"] for row in told["checkpoints"]} if told else {}
+    seeds = sorted({line["seed"] for line in lines})
+    drawn = []
+
+    def draw(name: str, title: str, read: Any, caption: str) -> None:
+        series = {}
+        for seed in seeds:
+            points = [(line["epoch"], read(line)) for line in lines if line["seed"] == seed]
+            if any(value is not None for _, value in points):
+                series[seed] = ([epoch for epoch, _ in points], [value for _, value in points])
+        if series:
+            figures[name] = over_epochs(title, series, chosen)
+            drawn.append((name, caption))
+
+    if lines:
+        draw("training-loss", "training loss", lambda line: (line.get("loss") or {}).get("total"),
+             "Sum of all losses over the epochs")  # fmt: skip
+        measured = list(dict.fromkeys(name for line in lines for name in line.get("valid") or {}))
+        primary = told["primary"] if told else None
+        first = [name for name in measured if name == primary] or measured
+        for name in first[:1]:
+            measure = _describe(name)
+            draw(
+                f"training-{_slug(name)}",
+                f"validation {measure.label}{', %' if measure.percent else ''}",
+                lambda line, n=name, m=measure: _times((line.get("valid") or {}).get(n), m),
+                f"Validation {measure.label} over the epochs; it chooses the checkpoint",
+            )
+    parts = list(dict.fromkeys(name for line in lines for name in line.get("loss") or {} if name != "total"))
+    for name in parts if len(parts) > 1 else []:
+        draw(f"loss-{_slug(name)}", name, lambda line, n=name: (line.get("loss") or {}).get(n), f"Loss {name}")
+    rows = []
+    for seed in seeds:
+        mine = [line for line in lines if line["seed"] == seed]
+        seconds = [line["seconds"] for line in mine if line.get("seconds") is not None]
+        row = {"seed": seed, "epochs": max(line["epoch"] for line in mine), "time": _duration(sum(seconds))}
+        if told:
+            best = next((row for row in told["checkpoints"] if row["seed"] == seed), {})
+            measure = _describe(best["measure"]) if best.get("measure") else None
+            row["chosen"] = best.get("epoch", DASH)
+            row["value"] = _value(best.get("value"), measure) if measure else DASH
+            row["measure"] = _head(measure) if measure else ""
+        rows.append(row)
+    main = [pair for pair in drawn if not pair[0].startswith("loss-")]
+    return {"figures": main, "losses": [pair for pair in drawn if pair not in main], "rows": rows}
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def _results(told: Mapping[str, Any], figures: dict[str, str]) -> dict[str, Any]:
+    names, rates, noises = told["measures"], told["rates"], told["noises"]
+    measures = {name: describe(name) for name in names}
+    primary = told["primary"] if told["primary"] in names else names[0]
+    for name, measure in measures.items():
+        curves = [
+            Curve(
+                noise,
+                found["at"][name]["mean"],
+                [[_mean(draws) for draws in seed] for seed in found["at"][name]["each"]],
+                found["limit"]["at"][name]["mean"] if found["limit"] else None,
+            )
+            for noise, found in noises.items()
+        ]
+        if curves and len(rates) > 1:
+            if name == primary:
+                figures[f"rates-{_slug(name)}"] = against_rate(measure, rates, curves, large=True)
+            else:
+                figures[f"rates-{_slug(name)}"] = against_rate(measure, rates, curves)
+    swept = bool(noises) and len(rates) > 1
+    return {
+        "split": told["split"],
+        "samples": f"{told['samples']:,}",
+        "seeds": len(told["seeds"]),
+        "draws": told["draws"],
+        "limited": bool(told["limit"]) or any(found["limit"] for found in noises.values()),
+        "tiles": _tiles(told, primary),
+        "clean": {
+            "limit": bool(told["limit"]),
+            "rows": [
+                {
+                    "head": _head(measures[name]),
+                    "score": _score(told["clean"][name], measures[name]),
+                    "limit": _value((told["limit"] or {}).get(name), measures[name]),
+                    "each": [_value(x, measures[name]) for x in told["clean"][name]["each"]],
+                }
+                for name in names
+            ],
+        },
+        "seed_names": told["seeds"],
+        "hero": (f"rates-{_slug(primary)}", measures[primary].label) if swept else None,
+        "others": [(f"rates-{_slug(name)}", measures[name].label) for name in names if name != primary]
+        if swept
+        else [],
+        "range": (_rate(rates[0]), _rate(rates[-1])),
+        "unit_range": rates[0] == 0 and rates[-1] == 1,
+        "auilc": _areas(told, measures) if swept else None,
+        "noises": [
+            {
+                "name": noise,
+                "options": _list(f"{k}={v}" for k, v in found["options"].items() if v is not None),
+                "heads": [_head(measures[name]) for name in names],
+                "rows": [
+                    {
+                        "rate": _rate(rate),
+                        "scores": [
+                            _score({"mean": found["at"][n]["mean"][i], "std": found["at"][n]["std"][i]}, measures[n])
+                            for n in names
+                        ],
+                        "limits": [_value(found["limit"]["at"][n]["mean"][i], measures[n]) for n in names]
+                        if found["limit"]
+                        else None,
+                    }
+                    for i, rate in enumerate(rates)
+                ],
+            }
+            for noise, found in noises.items()
+        ],
+        "definitions": [(measure.label, measure.name, measure.doc) for measure in measures.values()],
+    }
+
+
+def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
+    """What should be seen first: the primary measure clean, over all rates, and at the end of the curve."""
+    measure = describe(primary)
+    limit = told["limit"] or {}
+    tiles = [
+        {
+            "name": f"{measure.label}, clean",
+            "score": _score(told["clean"][primary], measure),
+            "limit": _value(limit.get(primary), measure) if told["limit"] else None,
+        }
+    ]
+    for noise, found in list(told["noises"].items())[:2]:
+        if len(told["rates"]) < 2:
+            continue
+        tiles.append(
+            {
+                "name": f"{measure.label}, mean over all rates of {noise}",
+                "score": _score(found["auilc_mean"][primary], measure),
+                "limit": _value(found["limit"]["auilc_mean"][primary], measure) if found["limit"] else None,
+            }
+        )
+    if told["noises"]:
+        noise, found = next(iter(told["noises"].items()))
+        half = min(range(len(told["rates"])), key=lambda i: abs(told["rates"][i] - 0.5))
+        at = found["at"][primary]
+        tiles.append(
+            {
+                "name": f"{measure.label}, {noise} at rate {_rate(told['rates'][half])}",
+                "score": _score({"mean": at["mean"][half], "std": at["std"][half]}, measure),
+                "limit": _value(found["limit"]["at"][primary]["mean"][half], measure) if found["limit"] else None,
+            }
+        )
+    return tiles
+
+
+def _areas(told: Mapping[str, Any], measures: Mapping[str, Measure]) -> dict[str, Any]:
+    noises = told["noises"]
+    return {
+        "noises": [(noise, bool(found["limit"])) for noise, found in noises.items()],
+        "rows": [
+            {
+                "head": _head(measure),
+                "cells": [
+                    {
+                        "area": _score(found["auilc"][name], measure),
+                        "mean": _score(found["auilc_mean"][name], measure),
+                        "limit": _value(found["limit"]["auilc"][name], measure) if found["limit"] else None,
+                    }
+                    for found in noises.values()
+                ],
+            }
+            for name, measure in measures.items()
+        ],
+    }
+
+
+# Numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _describe(name: str) -> Measure:
+    """A measure that a file names; one that this version does not know is shown by its name."""
+    try:
+        return describe(name)
+    except MmrobustError:
+        return Measure(name, name, "higher", False, "")
+
+
+def _head(measure: Measure) -> dict[str, str]:
+    return {
+        "label": measure.label,
+        "unit": "%" if measure.percent else "",
+        "arrow": "↑" if measure.better == "higher" else "↓",
+        "better": f"{measure.better} is better",
+        "doc": measure.doc,
+    }
+
+
+def _times(value: float | None, measure: Measure) -> float | None:
+    return value * 100 if value is not None and measure.percent else value
+
+
+def _value(value: float | None, measure: Measure | None) -> str:
+    """A number as tables show it, with a true minus sign."""
+    return DASH if measure is None else measure.show(value).replace("-", "−")
+
+
+def _score(found: Mapping[str, Any], measure: Measure) -> dict[str, str]:
+    std = found.get("std")
+    return {"mean": _value(found["mean"], measure), "std": "" if std is None else _value(std, measure)}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [x for x in values if x is not None]
+    return sum(known) / len(known) if len(known) == len(values) and known else None
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.6g}" if round(rate, 1) != rate else f"{rate:.1f}"
+
+
+def _slug(name: str) -> str:
+    """A file's name from a measure's, whatever it holds."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")[:80] or "measure"
