@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import safetensors.torch
 import torch
 from torch import nn
 
-from mmrobust import contracts, recipe as recipes, registry
+from mmrobust import contracts, registry
+from mmrobust import recipe as recipes
 from mmrobust.contracts import Component, Context, Dataset, Noise, Objective, Part, Shape
 from mmrobust.data import open_dataset
 from mmrobust.errors import MmrobustError, OptionError, Problem, RecipeError, nearest
+from mmrobust.files import explained, write_atomic
 from mmrobust.learning import Learning, View
 from mmrobust.model import Model
 from mmrobust.nn import attention
@@ -97,6 +100,19 @@ def build(
     return Built(loaded, dataset, context, model, _learning(loaded, context, weights))
 
 
+def save(built: Built, folder: Path) -> None:
+    """Writes `model.safetensors` and `resolved.yaml` into a folder, each whole or not at all.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.contiguous() for key, value in built.model.state_dict().items()}
+    write_atomic(folder / "model.safetensors", safetensors.torch.save(state))
+    write_atomic(folder / "resolved.yaml", built.recipe.to_yaml())
+
+
 def open_data(recipe: Recipe) -> Dataset:
     """Opens the data of a recipe.
 
@@ -118,9 +134,8 @@ def make_context(recipe: Recipe, dataset: Dataset) -> Context:
     names = tuple(recipe.model.modalities or shapes)
     for name in names:
         if name not in shapes:
-            raise RecipeError(
-                Problem(f"the data has no modality '{name}'{nearest(name, shapes)}", recipe.where("model", "modalities"))
-            )
+            problem = f"the data has no modality '{name}'{nearest(name, shapes)}"
+            raise RecipeError(Problem(problem, recipe.where("model", "modalities")))
         if not name.isidentifier() or keyword.iskeyword(name) or hasattr(nn.ModuleDict, name):
             raise RecipeError(f"a modality cannot be called '{name}': use letters, digits and '_', e.g. '{name}_m'")
     try:
@@ -166,7 +181,8 @@ def _learning(recipe: Recipe, context: Context, weights: int) -> Learning:
             where = (*at, "objectives", str(i))
             key = f"{name}.{item.part.use.rpartition('/')[2]}"
             if key in objectives:
-                raise RecipeError(Problem(f"view '{name}' lists the objective '{item.part.use}' twice", recipe.where(*where)))
+                problem = f"view '{name}' lists the objective '{item.part.use}' twice"
+                raise RecipeError(Problem(problem, recipe.where(*where)))
             objective = _make(recipe, where, Objective, item.part, context, derive(weights, key))
             objective.weight = item.weight
             objective.reads = (*objective.reads, *item.reads)

@@ -80,7 +80,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for `--json`."""
-        row = lambda r: {"slot": r.slot, "use": r.use, "gives": r.shapes, "parameters": r.parameters, "flops": r.flops}  # noqa: E731
+        row = lambda r: {"slot": r.slot, "use": r.use, "gives": r.shapes, "parameters": r.parameters, "flops": r.flops}
         return {
             "name": self.name,
             "data": self.data,
@@ -160,7 +160,7 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
         "head": recipe.model.head,
     }
     for name, part in built.model.parts.items():
-        slot = {"generic": "generic_extractor", "specific": "specific_extractor"}.get(name, name)
+        slot = f"{name}_extractor" if name in ("generic", "specific") else name
         rows.append(Row(slot, uses[name].use, _shapes(shapes[name]), _size(part), counts[name] // count))
     losses, idle = _step(built, recipe.train.seeds[0] if seed is None else seed)
     what = {"regression": f"regression on [{task.low:g}, {task.high:g}]" if task.low is not None else "regression"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from mmrobust import recipe as recipes
 from mmrobust.build import Built, build
 from mmrobust.errors import RecipeError
@@ -60,8 +61,8 @@ def test_another_fusion_leaves_the_other_slots_weights_alone(tmp_path: Path) -> 
         (["model.modalities=[text, sound]"], "command line: error: the data has no modality 'sound'; known: audio"),
         (["model.attention=flahs"], "command line: error: there is no attention backend 'flahs'"),
         (
-            ["model.generic_extractor=none", "model.fusion=concat", "~learning.views.type_2", "model.specific_extractor=none",
-             "learning.views.type_1.objectives=[task]"],
+            ["model.generic_extractor=none", "model.specific_extractor=none", "model.fusion=concat",
+             "~learning.views.type_2", "learning.views.type_1.objectives=[task]"],
             "both extractors are 'none', so the fusion would get nothing; make one of them 'identity'",
         ),
         (["data.train=0"], "command line: error: dataset 'synthetic_affect', option 'train': 0 is too small"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from mmrobust import recipe as recipes
 from mmrobust.build import Built, build
 from mmrobust.contracts import Batch, Outputs, Progress, Stream
@@ -90,7 +91,7 @@ def test_every_model_learns_a_small_batch_by_heart(text: str, tmp_path: Path) ->
         built.learning.update(views, PROGRESS)
         optimizer.step()
         assert total.isfinite() and total.ndim == 0
-        history.append(sum(float(loss) for key, loss in parts.items() if key.endswith(".task")))
+        history.append(sum(loss.item() for key, loss in parts.items() if key.endswith(".task")))
     assert sum(history[-10:]) < 0.7 * sum(history[:10])
     assert all(p.grad is not None for p in modules.parameters())
 
@@ -100,10 +101,9 @@ def test_nan_in_padding_reaches_neither_a_loss_nor_a_gradient(text: str, tmp_pat
     built = made(text, tmp_path)
     modules = torch.nn.ModuleList([built.model, built.learning])
     clean = first(built)
-    spoilt = replace(
-        clean,
-        features={m: Stream(s.x.masked_fill(~s.mask.unsqueeze(-1), torch.nan), s.mask) for m, s in clean.features.items()},
-    )
+    padding = {m: ~s.mask.unsqueeze(-1) for m, s in clean.features.items()}
+    features = {m: Stream(s.x.masked_fill(padding[m], torch.nan), s.mask) for m, s in clean.features.items()}
+    spoilt = replace(clean, features=features)
     assert any(s.x.isnan().any() for s in spoilt.features.values())
     results = []
     for batch in (clean, spoilt):

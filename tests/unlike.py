@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import mmrobust
 import torch
+from torch import Tensor, nn
+
+import mmrobust
 from mmrobust.contracts import (
     Context,
     Encoder,
@@ -25,7 +27,6 @@ from mmrobust.contracts import (
     Stream,
     Streams,
 )
-from torch import Tensor, nn
 
 
 @mmrobust.register("encoder", "pooled_gru")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -34,12 +34,13 @@ def build(
     """
     from mmrobust import recipe as recipes
     from mmrobust.build import build as assemble
+    from mmrobust.build import save
     from mmrobust.summary import summarize
 
     built = assemble(recipes.load(recipe, overrides or []))
     summary = summarize(built)
     if out is not None:
-        write(built, out)
+        save(built, out)
     if as_json:
         import json
 
@@ -48,18 +49,3 @@ def build(
         typer.echo(str(summary))
         if out is not None:
             typer.echo(f"\nwritten: {out / 'model.safetensors'}, {out / 'resolved.yaml'}")
-
-
-def write(built: Any, out: Path) -> None:
-    """Writes `model.safetensors` and `resolved.yaml` into a folder, each whole or not at all.
-
-    Raises:
-        MmrobustError: The folder cannot be written.
-    """
-    import safetensors.torch
-
-    from mmrobust.files import write_atomic
-
-    state = {key: value.contiguous() for key, value in built.model.state_dict().items()}
-    write_atomic(out / "model.safetensors", safetensors.torch.save(state))
-    write_atomic(out / "resolved.yaml", built.recipe.to_yaml())

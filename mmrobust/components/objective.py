@@ -117,7 +117,8 @@ class ModalityAdversary(Objective):
         explained = self.modalities if explain == "mlp" else ()
         self.explain = nn.ModuleDict({m: mlp(shape.width, shape.width, shape.width) for m in explained})
         self.discriminator = context.make(Discriminator, discriminator, input=shape, outputs=len(self.modalities))
-        self.grl, self.schedule, self.train_specific = grl, schedule, train_specific
+        self.grl, self.train_specific = grl, train_specific
+        self.schedule: Schedule = schedule
 
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
         strength = _strength(self.grl, self.schedule, progress)
@@ -182,12 +183,13 @@ class NoiseAdversary(Objective):
             self.discriminator = context.make(
                 Discriminator, discriminator, input=beside, outputs=len(self.modalities)
             )
-        self.grl, self.schedule = grl, schedule
+        self.grl = grl
+        self.schedule: Schedule = schedule
 
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
         assert out.batch is not None
         strength = _strength(self.grl, self.schedule, progress)
-        reverse = lambda x: reverse_gradient(x, strength)  # noqa: E731
+        reverse = lambda x: reverse_gradient(x, strength)
         corrupted = torch.stack([out.batch.erased[m].any(1) for m in self.modalities], 1)
         if self.target == "which":
             return self._which({m: out.generic[m].map(reverse) for m in self.modalities}, corrupted)
@@ -203,7 +205,7 @@ class NoiseAdversary(Objective):
 
     def _which(self, generic: Mapping[str, Stream], corrupted: Tensor) -> Tensor:
         length = max(stream.x.shape[1] for stream in generic.values())
-        pad = lambda t: F.pad(t, (0, 0, 0, length - t.shape[1]))  # noqa: E731
+        pad = lambda t: F.pad(t, (0, 0, 0, length - t.shape[1]))
         x = torch.cat([pad(stream.x) for stream in generic.values()], -1)
         mask = torch.stack([F.pad(s.mask, (0, length - s.mask.shape[1])) for s in generic.values()]).any(0)
         logits = self.discriminator(Stream(x, mask))

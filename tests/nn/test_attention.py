@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from mmrobust.errors import UsageError
 from mmrobust.nn import attention as module
 from mmrobust.nn.attention import BACKENDS, attention, resolve, use_attention, weights
@@ -39,7 +40,7 @@ def test_agrees_with_the_formula_forward_and_backward(
     truth[some].square().sum().backward()
 
     tried = [x.detach().to(dtype).requires_grad_() for x in exact]
-    out = attention(*tried, mask, backend)
+    out = attention(tried[0], tried[1], tried[2], mask, backend)
     out.square().sum().backward()
     tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 6e-2}[dtype]
     torch.testing.assert_close(out.double(), truth, atol=tolerance, rtol=tolerance)
@@ -78,7 +79,7 @@ def test_a_block_wins_over_the_environment_and_that_over_the_recipe(monkeypatch:
 
 
 def test_an_unknown_backend_is_told_with_the_nearest_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="there is no attention backend 'sdqa'; did you mean 'sdpa'?"):
+    with pytest.raises(UsageError, match=r"there is no attention backend 'sdqa'; did you mean 'sdpa'\?"):
         module.check("sdqa")
     monkeypatch.setenv("MMROBUST_ATTENTION", "manuel")
     with pytest.raises(UsageError, match="did you mean 'manual'"):

@@ -7,6 +7,7 @@ import math
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mmrobust.nn.gradient_reversal import ramp, reverse_gradient
 
 
