@@ -21,7 +21,7 @@ import re
 import sys
 
 DEEPEST = 30
-MOST = 5_000_000  # values outside arrays; a long string counts as several
+MOST = 1_000_000  # values outside arrays; a long string counts as several
 SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
 SPLIT_DEPTH = 1  # where keys can be left out
 
@@ -79,6 +79,8 @@ class Array:
         good = isinstance(shape, tuple) and len(shape) <= 32 and all(type(s) is int and 0 <= s < 2**48 for s in shape)
         if not good or not isinstance(dtype, DType):
             raise Refused("it holds a numpy array of an unknown form")
+        if math.prod(max(s, 1) for s in shape) * max(dtype.size, 1) >= 2**62:
+            raise Refused("it holds an array larger than any memory")
         count = math.prod(shape)
         if dtype.kind == "O":
             if not isinstance(data, list) or len(data) != count:
@@ -250,7 +252,9 @@ def main():
     except MemoryError:
         line = b'{"error": "memory", "message": ""}'
     except Exception as error:
-        line = json.dumps({"error": "damaged", "message": f"{type(error).__name__}: {error}"[:300]}).encode()
+        line = json.dumps(
+            {"error": "damaged", "message": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+        ).encode()
     out.write(line + b"\n")
     buffers.reverse()
     while buffers:

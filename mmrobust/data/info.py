@@ -242,10 +242,9 @@ def _balance(split: str, label: dict[str, Any] | None) -> list[str]:
     counts: dict[str, int] = label.get("histogram") or label.get("counts") or {}
     lines = [head]
     most, wide = max(counts.values(), default=0), max(map(len, counts), default=0)
-    bars = [
-        f"  {name.rjust(wide)}  {n:>6}  {'#' * round(30 * n / max(most, 1))}".rstrip() for name, n in counts.items()
-    ]
-    return [head, *bars]
+    for name, n in counts.items():
+        lines.append(f"  {name.rjust(wide)}  {n:>6}  {'#' * round(30 * n / max(most, 1))}".rstrip())
+    return lines
 
 
 def convert(source: str | Path, out: str | Path, task: Kind = "regression") -> Path:

@@ -21,6 +21,7 @@ from mmrobust.errors import DataError
 
 _CHILD = Path(__file__).with_name("_unpickle.py")
 _MB = 2**20
+_SECONDS = 30  # and one more for every five megabytes
 
 
 def read_pickle(path: Path, only: Collection[str] | None = None) -> tuple[Any, list[str]]:
@@ -54,7 +55,7 @@ def unreadable(path: Path, error: OSError) -> DataError:
 
 def _read(path: Path, source: IO[bytes], size: int, only: Collection[str] | None) -> tuple[Any, list[str]]:
     memory = 4 * size + 512 * _MB
-    seconds = 30 + size // (5 * _MB)
+    seconds = _SECONDS + size // (5 * _MB)
     arguments = json.dumps([memory, seconds + 10, None if only is None else sorted(only)])
     command = [sys.executable, "-I", "-S", str(_CHILD), arguments]
     late = threading.Event()
