@@ -23,7 +23,7 @@ _FLAGS = {
     "--strict-plugins": "MMROBUST_STRICT_PLUGINS",
 }
 #: What typer raises for a wrong command line, wherever it keeps its click.
-_WrongUsage = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+_WrongUsage: type[Exception] = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +79,7 @@ def app() -> typer.Typer:
     )
     made.callback()(_globals)
     for family in _FAMILIES:
-        if (Path(__file__).parent / f"{family}.py").is_file():
-            importlib.import_module(f"mmrobust.cli.{family}").register(made)
+        importlib.import_module(f"mmrobust.cli.{family}").register(made)
     return made
 
 

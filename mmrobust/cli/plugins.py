@@ -190,11 +190,11 @@ def _contract(kind: str) -> str:
     from mmrobust.registry.spec import KINDS
 
     module = source.read("mmrobust.contracts")
-    definition = module.classes.get(KINDS[kind]) if module is not None else None
-    chain = [definition] if definition is not None else []
-    for base in definition.bases if definition is not None and module is not None else []:
-        chain += [module.classes[name] for name in [ast.unparse(base)] if name in module.classes]
-    for cls in chain:
+    if module is None or KINDS[kind] not in module.classes:
+        return f"mmrobust.contracts.{KINDS[kind]}"
+    definition = module.classes[KINDS[kind]]
+    above = [module.classes[name] for base in definition.bases if (name := ast.unparse(base)) in module.classes]
+    for cls in (definition, *above):
         for node in cls.body:
             if isinstance(node, ast.FunctionDef) and node.name in ("forward", "__call__"):
                 doc = (ast.get_docstring(node) or "").splitlines()
@@ -237,7 +237,8 @@ def new(
 
     folder = write(name, kind, to)
     typer.echo(f"written: {folder}\n")
-    typer.echo(f"next:  pip install --no-build-isolation -e {folder}")
+    typer.echo(f"next:  pip install -e {folder}")
     typer.echo(f"       mmrobust plugins show {kind} {name}")
+    typer.echo(f"       mmrobust plugins check {kind} {name}")
     typer.echo(f"       python -m pytest {folder}")
     typer.echo(f"       mmrobust run {folder}/recipes/{name}.yaml")

@@ -13,8 +13,8 @@ _COLOURS = {"red": "31", "yellow": "33", "bold": "1", "dim": "2"}
 
 def paint(text: str, colour: str, stream: TextIO | None = None, part: str | None = None) -> str:
     """Text in a colour (or only a part of it), where the stream is a terminal and `NO_COLOR` is not set."""
-    stream = stream or sys.stdout
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+    to = stream if stream is not None else sys.stdout
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not to.isatty():
         return text
     start, end = f"\033[{_COLOURS[colour]}m", "\033[0m"
     return f"{start}{text}{end}" if part is None else text.replace(part, f"{start}{part}{end}", 1)

@@ -26,7 +26,7 @@ from mmrobust.registry.spec import Part
 S = TypeVar("S")
 
 SECTIONS = (
-    *("recipe", "name", "summary", "extends", "plugins"),
+    *("recipe", "name", "summary", "extends", "plugins", "needs"),
     *("data", "model", "learning", "train", "evaluate", "variants"),
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -415,6 +415,24 @@ class Checker:
             plain = {"use": plain, **extra} if isinstance(plain, str) else {**plain, **extra}
         return Weighted(part, weight, reads), plain
 
+    def needs(self, node: Node) -> list[str]:
+        """The distributions whose components the recipe uses; one that is missing is told once, with what to do."""
+        try:
+            names, _ = self.value(forms.parse("list[str]"), node, "needs")
+        except _Wrong:
+            return []
+        plugins = {registry.normal(p.distribution): p for p in registry.catalogue().plugins}
+        for name, inner in zip(names, node.value, strict=True):
+            plugin = plugins.get(registry.normal(name))
+            if plugin is None:
+                self.tell(
+                    inner.where, f"this recipe needs {name}, which is not installed; 'pip install {name}' brings it"
+                )
+            elif plugin.state != "ok":
+                why = "turned off" if plugin.state == "off" else f"quarantined: {plugin.cause}"
+                self.tell(inner.where, f"this recipe needs {name}, which is {why}")
+        return names
+
     def text(self, node: Node | None, label: str, default: str = "") -> str:
         """A line of text."""
         if node is None:
@@ -448,6 +466,8 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
     plain: dict[str, Any] = {"recipe": 1, "name": found["name"], "summary": found["summary"]}
     if found["plugins"]:
         plain["plugins"] = [str(path) for path in found["plugins"]]
+    if "needs" in given:
+        plain["needs"] = checker.needs(given["needs"])
     nothing = node_of({}, root.where)
     for name, what in (("data", "a dataset"), ("model", "a mapping"), ("learning", "a mapping of views")):
         if name not in given:

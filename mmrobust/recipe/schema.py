@@ -40,6 +40,11 @@ def schema() -> dict[str, Any]:
         "summary": {"type": "string"},
         "extends": {"type": "string", "description": "A recipe's path, or the bare name of a shipped one."},
         "plugins": {"type": "array", "items": {"type": "string"}, "description": "One-file plugins."},
+        "needs": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Distributions whose components the recipe uses.",
+        },
         "data": {"$ref": "#/$defs/dataset"},
         "model": _section(ModelSettings),
         "learning": {
@@ -133,7 +138,7 @@ def _section(cls: type[Any]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for f in dataclasses.fields(cls):
         key = f.metadata.get("key", f.name)
-        inner = of_form(forms.parse(str(f.type)))
+        inner: dict[str, Any] = of_form(forms.parse(str(f.type)))
         _bounded(inner, f.metadata)
         if f.metadata.get("count"):
             inner = {"anyOf": [inner, {"type": "integer", "minimum": 1}]}

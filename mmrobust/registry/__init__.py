@@ -8,7 +8,17 @@ see the same plugins: `MMROBUST_PLUGINS` (allow-list of distributions), `MMROBUS
 
 from __future__ import annotations
 
-from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, catalogue, load, load_file, register, reset
+from mmrobust.registry.catalogue import (
+    Catalogue,
+    Plugin,
+    Registrar,
+    catalogue,
+    load,
+    load_file,
+    normal,
+    register,
+    reset,
+)
 from mmrobust.registry.options import OptionSpec, options_of
 from mmrobust.registry.spec import KINDS, ComponentSpec, Part
 
@@ -23,6 +33,7 @@ __all__ = [
     "catalogue",
     "load",
     "load_file",
+    "normal",
     "options_of",
     "register",
     "reset",

@@ -77,7 +77,8 @@ class Registrar:
             raise PluginError(f"there is no kind of component '{kind}'{nearest(str(kind), KINDS)}")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise PluginError(
-                f"'{name}' cannot be the name of {with_article(kind)}: a name is a letter, then letters, digits, '_', '-' or '.'"
+                f"'{name}' cannot be the name of {with_article(kind)}: "
+                "a name is a letter, then letters, digits, '_', '-' or '.'"
             )
         if not isinstance(target, str) or not _TARGET.fullmatch(target):
             raise PluginError(
@@ -117,7 +118,7 @@ class Catalogue:
             others = [
                 s
                 for s in self._specs.get((spec.kind, spec.name), [])
-                if _normal(s.distribution) != _normal(spec.distribution)
+                if normal(s.distribution) != normal(spec.distribution)
             ]
             self._specs[spec.kind, spec.name] = [*others, spec]
             options.forget(spec.target)
@@ -143,7 +144,7 @@ class Catalogue:
         distribution, slash, bare = name.rpartition("/")
         found = self._specs.get((kind, bare), [])
         if slash:
-            chosen = [s for s in found if _normal(s.distribution) == _normal(distribution)]
+            chosen = [s for s in found if normal(s.distribution) == normal(distribution)]
             if chosen:
                 return chosen[0]
         elif len(found) == 1:
@@ -159,13 +160,13 @@ class Catalogue:
         for plugin in self.plugins:
             if plugin.state == "ok" or (kind, bare) not in plugin.offers:
                 continue
-            if slash and _normal(plugin.distribution) != _normal(distribution):
+            if slash and normal(plugin.distribution) != normal(distribution):
                 continue
             why = f"which is quarantined: {plugin.cause}" if plugin.state == "quarantined" else "which is turned off"
             return f"{kind} '{name}' should come from {plugin}, {why}"
         message = f"there is no {kind} '{name}'"
         if slash:
-            offers = [s.name for s in self.all(kind) if _normal(s.distribution) == _normal(distribution)]
+            offers = [s.name for s in self.all(kind) if normal(s.distribution) == normal(distribution)]
             if not offers:
                 return message + nearest(distribution, {s.distribution for s in self.all()})
             return message + nearest(bare, offers)
@@ -246,7 +247,8 @@ def failure(error: BaseException) -> str:
     )
 
 
-def _normal(distribution: str) -> str:
+def normal(distribution: str) -> str:
+    """A distribution's name as installers compare it."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 

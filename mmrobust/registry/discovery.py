@@ -42,7 +42,7 @@ import pluggy
 import mmrobust
 from mmrobust.errors import PluginError, nearest
 from mmrobust.registry import builtins, hooks, source
-from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, collecting, failure, stderr
+from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, collecting, failure, normal, stderr
 
 GROUP = "mmrobust"
 HEAVY = ("torch", "numpy", "timm")
@@ -87,16 +87,16 @@ class _Entry:
 def _wanted(catalogue: Catalogue) -> list[tuple[Plugin, _Entry]]:
     """Every entry point, with those turned off marked."""
     if "MMROBUST_PLUGINS" in os.environ:
-        allowed = {_normal(n) for n in re.split(r"[,\s]+", os.environ["MMROBUST_PLUGINS"]) if n}
+        allowed = {normal(n) for n in re.split(r"[,\s]+", os.environ["MMROBUST_PLUGINS"]) if n}
     else:
         allowed = None
     nobody = flag("MMROBUST_NO_PLUGINS")
-    found = sorted(_entries(), key=lambda pair: (_normal(pair[0].distribution), pair[0].name))
+    found = sorted(_entries(), key=lambda pair: (normal(pair[0].distribution), pair[0].name))
     for plugin, _ in found:
-        if nobody or (allowed is not None and _normal(plugin.distribution) not in allowed):
+        if nobody or (allowed is not None and normal(plugin.distribution) not in allowed):
             plugin.state = "off"
     if allowed and not nobody:
-        installed = {_normal(plugin.distribution) for plugin, _ in found}
+        installed = {normal(plugin.distribution) for plugin, _ in found}
         for name in sorted(allowed - installed):
             catalogue.notices.append(
                 f"MMROBUST_PLUGINS allows '{name}', which is not installed{nearest(name, installed)}"
@@ -115,9 +115,9 @@ def _entries() -> Iterator[tuple[Plugin, _Entry]]:
         if not lines:
             continue
         name, version, editable = _identity(distribution)
-        if _normal(name) in seen or _normal(name) == "mmrobust":  # a second copy further down the path is shadowed
+        if normal(name) in seen or normal(name) == "mmrobust":  # a second copy further down the path is shadowed
             continue
-        seen.add(_normal(name))
+        seen.add(normal(name))
         for line in lines:
             key, equals, value = (piece.strip() for piece in line.partition("="))
             plugin = Plugin(key, name, version, value.partition(":")[0].strip())
@@ -374,6 +374,8 @@ def _tell(catalogue: Catalogue) -> None:
     if broken and flag("MMROBUST_STRICT_PLUGINS"):
         raise PluginError("\n".join(broken))
     warned = [f"{p} {warning}" for p in catalogue.plugins for warning in p.warnings]
+    if "_MMROBUST_COMPLETE" in os.environ:  # a shell asks what may come next, and would show it all on every key
+        return
     if "multiprocessing" in sys.modules:
         import multiprocessing
 
@@ -391,7 +393,3 @@ def _trace(error: BaseException) -> None:
 def flag(name: str) -> bool:
     """Whether an environment variable says yes."""
     return os.environ.get(name, "").strip().lower() not in ("", "0", "no", "false", "off")
-
-
-def _normal(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()

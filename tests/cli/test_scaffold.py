@@ -1,0 +1,109 @@
+"""What `mmrobust plugins new` writes builds, installs, is found, passes its tests and runs in its recipe, unedited."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mmrobust.cli import main
+from mmrobust.registry.spec import KINDS
+
+ROOT = Path(__file__).parents[2]
+
+BUILD = """
+import os, sys, zipfile
+from pathlib import Path
+from hatchling.build import build_wheel
+site = Path(sys.argv[1])
+for folder in sys.argv[2:]:
+    os.chdir(folder)
+    wheel = build_wheel(str(site.parent))
+    zipfile.ZipFile(site.parent / wheel).extractall(site)
+"""
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A distribution of every kind, each built by its own backend and unpacked as an installer would."""
+    home = tmp_path_factory.mktemp("generated")
+    for kind in KINDS:
+        assert main(["plugins", "new", f"my_{kind}", "--kind", kind, "--to", str(home / kind)]) == 0
+    (home / "site").mkdir()
+    folders = [str(home / kind) for kind in KINDS]
+    subprocess.run([sys.executable, "-c", BUILD, str(home / "site"), *folders], check=True, capture_output=True)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MMROBUST_")}
+    return home, {**clean, "PYTHONPATH": f"{ROOT}{os.pathsep}{home / 'site'}", "OMP_NUM_THREADS": "1"}
+
+
+def test_generated_recipes_are_right_with_the_plugins_installed(generated: tuple[Path, dict[str, str]]) -> None:
+    home, env = generated
+    recipes = [str(home / kind / "recipes" / f"my_{kind}.yaml") for kind in KINDS]
+    command = [sys.executable, "-m", "mmrobust", "--strict-plugins", "recipes", "validate", *recipes]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=home)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(": ok") == len(KINDS)
+
+
+def test_generated_tests_pass(generated: tuple[Path, dict[str, str]]) -> None:
+    """Every generated recipe is built, and the kit's quick checks are run; the slow ones are the same code as ours."""
+    home, env = generated
+    tests = [str(home / kind / "tests") for kind in KINDS]
+    quick = (
+        "recipe or check_options or check_output or check_gradients or noise_rate or dataset_splits or objective_loss"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-k", quick]
+    result = subprocess.run([*command, *tests], capture_output=True, text=True, env=env, cwd=home)
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+def test_generated_code_is_clean(generated: tuple[Path, dict[str, str]]) -> None:
+    home, _ = generated
+    for file in home.rglob("*.py"):
+        if "site" not in file.parts:
+            text = file.read_text()
+            compile(text, str(file), "exec")
+            assert "@NAME@" not in text
+            assert max(map(len, text.splitlines()), default=0) <= 120
+    readme = (home / "fusion" / "README.md").read_text()
+    assert "mmrobust plugins check fusion my_fusion" in readme
+
+
+def test_the_wheel_holds_the_package_alone(generated: tuple[Path, dict[str, str]]) -> None:
+    home, _ = generated
+    names = zipfile.ZipFile(home / "mmrobust_my_fusion-0.1.0-py3-none-any.whl").namelist()
+    assert {name.split("/")[0] for name in names} == {"mmrobust_my_fusion", "mmrobust_my_fusion-0.1.0.dist-info"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["My Fusion", "--kind", "fusion"],
+            "'My Fusion' cannot name a new component: use small letters, digits and '_', ",
+        ),
+        (["class", "--kind", "fusion"], "e.g. 'my_class'"),
+        (["plugin", "--kind", "fusion"], "e.g. 'my_plugin'"),
+        (["x", "--kind", "fusoin"], "there is no kind of component 'fusoin'; did you mean 'fusion'?"),
+        (["x", "--kind", "fusion", "--to", "."], "'.' is there already; choose another place with --to, or remove it"),
+    ],
+)
+def test_bad_names_are_told(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "something").touch()
+    assert main(["plugins", "new", *args]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fusion", "stream", "context", "shape", "torch", "any"])
+def test_class_names_hide_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugins", "new", name, "--kind", "fusion"]) == 0
+    text = (tmp_path / f"mmrobust-{name}" / f"mmrobust_{name}" / f"{name}.py").read_text()
+    assert f"class My{name.capitalize()}(Fusion):" in text or name == "torch"
