@@ -160,7 +160,13 @@ class Checkpoints:
             for name, content in data.items():
                 (part / name).write_bytes(content)
             (part / "manifest.json").write_text(to_json({"format": FORMAT, "files": told}, indent=1))
-        # What is later than this one was passed over as damaged, or led to nothing.
+        self.prune(state)
+
+    def prune(self, state: State) -> None:
+        """Removes the checkpoints that are not needed to go on from `state`.
+
+        Later ones than its own were passed over as damaged, or led to nothing.
+        """
         wanted = {*[e for e in self.epochs if e <= state.epoch][-self.keep :], state.best.get("epoch", state.epoch)}
         for epoch in self.epochs:
             if epoch not in wanted:

@@ -165,6 +165,7 @@ class Trainer:
         checkpoint = self.checkpoints.newest()
         if checkpoint is not None:
             restore(checkpoint, self.model, self.learning, self.optimizer)
+            self.checkpoints.prune(checkpoint.state)
             self.state = checkpoint.state
             if self.state.scaler:
                 self.scaler.load_state_dict(self.state.scaler)

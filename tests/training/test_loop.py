@@ -118,7 +118,7 @@ def test_another_measure_may_choose(tiny, tmp_path):
     run = train(tiny, ["train.select=f1_non0_swapped"], runs=tmp_path, quiet=True)
     values = [line["valid"]["f1_non0_swapped"] for line in run.folder.read_metrics()]
     assert run.states[1].best["value"] == max(values)
-    with pytest.raises(RecipeError, match="command line: error: there is no measure 'maee'; did you mean 'mae'?"):
+    with pytest.raises(RecipeError, match=r"command line: error: there is no measure 'maee'; did you mean 'mae'?"):
         train(tiny, ["train.select=maee"], runs=tmp_path / "none", quiet=True)
     assert not (tmp_path / "none").exists()
 
@@ -130,7 +130,7 @@ def test_without_a_validation_split_the_last_epoch_counts(tiny, tmp_path):
     state = fit(built, RunFolder.create(loaded, tmp_path), 1)
     assert state.best == {"epoch": 3, "measure": None, "value": None}
     patient = dataclasses.replace(loaded, train=dataclasses.replace(loaded.train, patience=1))
-    with pytest.raises(DataError, match="early stopping \\(train.patience\\) needs a validation split"):
+    with pytest.raises(DataError, match=r"early stopping \(train.patience\) needs a validation split"):
         fit(dataclasses.replace(built, recipe=patient), RunFolder.create(loaded, tmp_path), 1)
 
 
@@ -197,7 +197,7 @@ def test_a_seed_that_diverged_does_not_take_the_others_with_it(tiny, tmp_path):
     run.states[1] = train(tiny, ["train.epochs=1"], runs=tmp_path, quiet=True).states[1]
     run.check()
     run.diverged[2] = "training diverged: seed 2, epoch 1"
-    with pytest.raises(DivergedError, match="seed 2, epoch 1\n  the run is kept in .*; finished: seed 1"):
+    with pytest.raises(DivergedError, match=r"seed 2, epoch 1\n  the run is kept in .*; finished: seed 1"):
         run.check()
     assert "seed 1: best epoch 1/3" in str(run) and "seed 2: diverged" in str(run)
     assert run.to_dict()["diverged"] == {"2": "training diverged: seed 2, epoch 1"}
@@ -212,5 +212,5 @@ def test_an_interrupt_is_looked_at_between_steps(tiny, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_told_with_its_line(tiny, tmp_path):
-    with pytest.raises(RecipeError, match="there is no device 'cuda:99' here .*; use auto, cpu or cuda"):
+    with pytest.raises(RecipeError, match=r"there is no device 'cuda:99' here .*; use auto, cpu or cuda"):
         train(tiny, ["train.device=cuda:99"], runs=tmp_path, quiet=True)

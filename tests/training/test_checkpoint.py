@@ -1,0 +1,84 @@
+"""A checkpoint is given back exactly, or refused: nothing that happened to it goes unnoticed."""
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmrobust.errors import CheckpointError
+from mmrobust.training import Checkpoints, State
+from mmrobust.training.checkpoint import read, restore
+
+FILES = ("model.safetensors", "learning.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+def parts(seed=0):
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    model[2].weight = torch.nn.Parameter(model[0].weight.detach()[:2, :].repeat(1, 2)[:, :4])
+    learning = torch.nn.ModuleDict({"view/task": torch.nn.Linear(2, 1)})
+    model.register_module("tied", model[0])  # safetensors alone refuses weights that share memory
+    return model, learning, torch.optim.AdamW([*model.parameters(), *learning.parameters()], fused=True)
+
+
+def stepped(steps=2):
+    model, learning, optimizer = parts()
+    for _ in range(steps):
+        learning["view/task"](model[:3](torch.randn(5, 3))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, learning, optimizer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("seed-1"))
+    checkpoints.save(State(1, epoch=1, best={"epoch": 1, "measure": "mae", "value": 0.1 + 0.2}), *stepped())
+    return checkpoints.path(1)
+
+
+def test_everything_comes_back_exactly(saved):
+    model, learning, optimizer = stepped()
+    other = parts(seed=9)
+    checkpoint = read(saved)
+    restore(checkpoint, *other)
+    for a, b in ((model, other[0]), (learning, other[1])):
+        assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    states = [o.state_dict()["state"] for o in (optimizer, other[2])]
+    assert states[0].keys() == states[1].keys() and len(states[0]) == 8
+    for i, moments in states[0].items():
+        assert all(torch.equal(value, states[1][i][name]) for name, value in moments.items())
+        assert set(moments) == {"step", "exp_avg", "exp_avg_sq"}
+    assert checkpoint.state == State(1, epoch=1, best={"epoch": 1, "measure": "mae", "value": 0.1 + 0.2})
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(FILES), st.integers(0), st.integers(0, 7))
+def test_any_flipped_bit_is_found(saved, tmp_path, name, at, bit):
+    copy = tmp_path / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(saved, copy)
+    data = bytearray((copy / name).read_bytes())
+    data[at % len(data)] ^= 1 << bit
+    (copy / name).write_bytes(data)
+    try:
+        harmed = read(copy)
+    except CheckpointError as error:
+        assert str(copy) in str(error)
+    else:  # only what means nothing in the manifest may differ
+        assert name == "manifest.json" and harmed.state == read(saved).state
+
+
+def test_another_model_s_checkpoint_is_refused(saved):
+    _, learning, optimizer = parts()
+    with pytest.raises(CheckpointError, match="epoch-0001 does not fit the recipe's model"):
+        restore(read(saved), torch.nn.Linear(1, 1), learning, optimizer)
+
+
+def test_without_any_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "seed-1")
+    assert checkpoints.newest() is None
+    with pytest.raises(CheckpointError, match="holds no checkpoint; train first"):
+        checkpoints.best()
