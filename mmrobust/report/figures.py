@@ -141,12 +141,12 @@ def over_epochs(
 
 def inline(svg: str) -> str:
     """The figure as part of a page: no prologue, no fixed size, colours that follow the page's."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(
-        r'(<svg\b[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1), count=1
-    )
-    body = re.sub(r'<g id="[^"]*">', "<g>", body)  # the same in every figure, and a page may have each id but once
-    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
+    head, _, rest = body.partition(">")
+    body = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
+    # Most ids are the same in every figure, and a page may have each but once; those that nothing refers to go.
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     return body
@@ -175,7 +175,10 @@ def _number(values: Sequence[float | None]) -> list[float]:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure whose margins are the same whatever it shows, so that those beside each other are in line; inches."""
+    figure = Figure(figsize=(width, height))
+    left, right, bottom, top = 0.5, 0.12, 0.44, 0.34
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure, figure.add_subplot()
 
 
