@@ -40,7 +40,7 @@ class Finished:
         return {**self.run.to_dict(), "report": str(self.report), "evaluation": self.evaluation}
 
     def __str__(self) -> str:
-        return f"{self.run}\nreport:  {self.report}"
+        return f"{self.run}\n\n{self.evaluation}\n\nreport: {self.report}"
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
