@@ -32,6 +32,7 @@ class EarlyLSTM(Fusion):
     """
 
     vmappable = False
+    compilable = False  # torch.compile does not take nn.LSTM
 
     def __init__(
         self,

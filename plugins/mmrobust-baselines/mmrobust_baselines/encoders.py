@@ -37,6 +37,7 @@ class LSTM(Encoder):
     """
 
     vmappable = False
+    compilable = False  # torch.compile does not take nn.LSTM
 
     def __init__(
         self,

@@ -53,11 +53,16 @@ def divide(width: int, heads: int, option: str = "heads") -> None:
         raise OptionError(option, f"{heads} does not divide the width {width}; {right} do")
 
 
+def pick(x: Tensor, steps: Tensor) -> Tensor:
+    """The steps `b s` of `b t d`, `b s d`."""
+    return x.gather(1, steps.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+
+
 def last(stream: Stream) -> Tensor:
     """The last real step, `b d`; zero where a sample has none."""
     place = torch.arange(stream.x.shape[1], device=stream.x.device)
     end = torch.where(stream.mask, place, 0).amax(1)
-    x = stream.x.take_along_dim(end.view(-1, 1, 1), 1).squeeze(1)
+    x = pick(stream.x, end.unsqueeze(1)).squeeze(1)
     return x.masked_fill(~stream.mask.any(1, keepdim=True), 0)
 
 
@@ -66,9 +71,9 @@ def compact(stream: Stream) -> Stream:
     order = (~stream.mask).to(torch.uint8).argsort(dim=1, stable=True)
     return replace(
         stream,
-        x=stream.x.take_along_dim(order.unsqueeze(-1), 1),
-        mask=stream.mask.take_along_dim(order, 1),
-        times=None if stream.times is None else stream.times.take_along_dim(order.unsqueeze(-1), 1),
+        x=pick(stream.x, order),
+        mask=stream.mask.gather(1, order),
+        times=None if stream.times is None else pick(stream.times, order),
     )
 
 
@@ -77,7 +82,13 @@ def backwards(stream: Stream) -> Stream:
     place = torch.arange(stream.mask.shape[1], device=stream.mask.device)
     count = stream.mask.sum(1, keepdim=True)
     order = torch.where(place < count, count - 1 - place, place)
-    return replace(stream, x=stream.x.take_along_dim(order.unsqueeze(-1), 1))
+    return replace(stream, x=pick(stream.x, order))
+
+
+def _whole(network: nn.Module, x: Tensor) -> Tensor:
+    """All states of a recurrent layer, in fp32 whatever autocast says: CPUs have no bfloat16 kernel for some sizes."""
+    with torch.autocast(x.device.type, enabled=False):
+        return network(x.float() if x.dtype != torch.float64 else x)[0]
 
 
 class Recurrent(nn.Module):
@@ -125,10 +136,10 @@ class Recurrent(nn.Module):
         for i, ahead in enumerate(self.ahead):
             if i:
                 stream = stream.map(lambda x, i=i: self.dropout(self.norms[i - 1](x))).zeroed()
-            states = replace(stream, x=ahead(stream.x)[0])
+            states = replace(stream, x=_whole(ahead, stream.x))
             final = last(states)
             if self.back:
-                reverse = replace(stream, x=self.back[i](backwards(stream).x)[0])
+                reverse = replace(stream, x=_whole(self.back[i], backwards(stream).x))
                 final = torch.cat([final, last(reverse)], -1)
                 states = replace(states, x=torch.cat([states.x, backwards(reverse).x], -1))
             stream = states.zeroed()

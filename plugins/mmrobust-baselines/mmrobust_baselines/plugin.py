@@ -19,9 +19,7 @@ def mmrobust_register(registry: Registrar) -> None:
     here = "mmrobust_baselines"
 
     add("encoder", "lstm", f"{here}.encoders:LSTM", summary="an LSTM or GRU for each modality (LF-LSTM, TFN, MISA)")
-    add(
-        "encoder", "pooled_mlp", f"{here}.encoders:PooledMLP", summary="the mean step through an MLP (TFN, LMF, LF-DNN)"
-    )
+    add("encoder", "pooled_mlp", f"{here}.encoders:PooledMLP", summary="the mean step through an MLP (TFN, LMF)")
     add("encoder", "conv1d", f"{here}.encoders:Conv1d", summary="one convolution over time for each modality (MulT)")
 
     add("head", "mlp", f"{here}.heads:MLP", summary="an MLP over the pooled stream, bounded if asked (TFN)")
@@ -31,3 +29,49 @@ def mmrobust_register(registry: Registrar) -> None:
     add("fusion", "early_lstm", f"{here}.early:EarlyLSTM", summary="one LSTM over all features, step by step (EF-LSTM)")
     add("fusion", "tensor", f"{here}.tfn:TensorFusion", summary="the outer product of all modalities (TFN)")
     add("fusion", "low_rank", f"{here}.lmf:LowRank", summary="the outer product, contracted by rank-r factors (LMF)")
+
+    misa = f"{here}.misa"
+    add("generic_extractor", "shared_dense", f"{misa}:SharedDense", summary="one dense layer for all modalities (MISA)")
+    add("specific_extractor", "private_dense", f"{misa}:PrivateDense", summary="a dense layer per modality (MISA)")
+    add("fusion", "six_tokens", f"{misa}:SixTokens", summary="a Transformer over all pooled features (MISA)")
+    add("objective", "cmd", f"{misa}:CMD", summary="generic features of all modalities have equal moments (MISA)")
+    add("objective", "difference", f"{misa}:Difference", summary="generic and specific features are orthogonal (MISA)")
+    add("objective", "reconstruction", f"{misa}:Reconstruction", summary="both features give back the encoded (MISA)")
+
+    add("fusion", "concat_mlp", f"{here}.self_mm:ConcatMLP", summary="all vectors through one ReLU layer (Self-MM)")
+    add(
+        "objective",
+        "unimodal_labels",
+        f"{here}.self_mm:UnimodalLabels",
+        summary="unimodal tasks whose labels are made up and remembered (Self-MM)",
+    )
+
+    add(
+        "fusion",
+        "crossmodal_pairs",
+        f"{here}.mult:CrossmodalPairs",
+        summary="a crossmodal Transformer for each ordered pair of modalities (MulT)",
+    )
+
+    mfm = f"{here}.mfm"
+    add("generic_extractor", "mfn", f"{mfm}:MFN", summary="a memory fusion network over all modalities (MFM)")
+    add("specific_extractor", "factor_lstm", f"{mfm}:FactorLSTM", summary="an LSTM to a latent factor (MFM)")
+    add("fusion", "factor", f"{mfm}:Factor", summary="an MLP over the generic features alone (MFM)")
+    add("objective", "generative", f"{mfm}:Generative", summary="the factors give back the raw features (MFM)")
+    add("objective", "mmd", f"{mfm}:MMD", summary="features look like a standard normal (MFM)")
+
+    tfr = f"{here}.tfr_net"
+    add("encoder", "intra_inter", f"{tfr}:IntraInter", summary="Transformers within and between modalities (TFR-Net)")
+    add(
+        "generic_extractor",
+        "temporal_attention",
+        f"{tfr}:TemporalAttention",
+        summary="self-attention over each modality's steps (TFR-Net)",
+    )
+    add("fusion", "gate_encoder", f"{tfr}:GateEncoder", summary="GRUs with convolutional gates (TFR-Net)")
+    add(
+        "objective",
+        "feature_reconstruction",
+        f"{tfr}:FeatureReconstruction",
+        summary="generic features give back what noise erased (TFR-Net)",
+    )

@@ -1,0 +1,53 @@
+"""Promise: MulT's pairs are what the paper draws, and hearing oneself is self-attention."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mmrobust.contracts import Shape
+from mmrobust.errors import OptionError
+from small import context, streams
+
+from mmrobust_baselines.layers import Transformer, sinusoids
+from mmrobust_baselines.mult import CrossmodalPairs
+
+SHAPES = {"a": Shape(8, 5), "b": Shape(8, 3), "c": Shape(8, 6)}
+
+
+def test_a_crossmodal_transformer_that_hears_itself_is_self_attention() -> None:
+    stream = streams(SHAPES)["a"]
+    one = Transformer(8, 6, 1, 2)  # in the first block the source is what the query is
+    torch.testing.assert_close(one(stream.x, stream.x, stream.mask), one(stream.x, None, stream.mask))
+
+
+def test_each_modality_hears_every_other_and_the_widths_add_up() -> None:
+    fusion = CrossmodalPairs(context(SHAPES), depth=1, self_depth=1, heads=2)
+    assert {a: tuple(bs) for a, bs in fusion.pairs.items()} == {"a": ("b", "c"), "b": ("a", "c"), "c": ("a", "b")}  # type: ignore[arg-type]
+    assert fusion.shape == Shape(3 * 2 * 8, 1)
+    given = streams(SHAPES)
+    before = fusion({}, given, {}).x.view(4, 3, 16)
+    after = fusion({}, {**given, "c": given["c"].map(lambda x: -x)}, {}).x.view(4, 3, 16)
+    assert ((before - after).abs().amax(-1) > 0).all()
+
+
+def test_in_normtrs_slot_the_generic_features_ask() -> None:
+    fusion = CrossmodalPairs(context(SHAPES, generic=SHAPES), depth=1, self_depth=1, heads=2, query="generic")
+    specific, generic = streams(SHAPES), streams(SHAPES, seed=1)
+    out = fusion(generic, specific, {}).x
+    assert not torch.equal(out, fusion(streams(SHAPES, seed=2), specific, {}).x)
+    # What a hears comes from the others' specific features, never from its own.
+    changed = fusion(generic, {**specific, "a": specific["a"].map(lambda x: -x)}, {}).x
+    assert torch.equal(out[..., :16], changed[..., :16]) and not torch.equal(out[..., 16:], changed[..., 16:])
+
+
+def test_positions_are_vaswanis() -> None:
+    table = sinusoids(5, 6)
+    assert table[3, 0] == pytest.approx(torch.sin(torch.tensor(3.0)).item())
+    assert table[3, 5] == pytest.approx(torch.cos(torch.tensor(3.0) / 10000 ** (4 / 6)).item())
+
+
+def test_one_modality_and_wrong_heads_are_refused() -> None:
+    with pytest.raises(OptionError, match="another modality"):
+        CrossmodalPairs(context({"a": Shape(8, 5)}))
+    with pytest.raises(OptionError, match="3 does not divide"):
+        CrossmodalPairs(context(SHAPES), heads=3)
