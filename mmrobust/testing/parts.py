@@ -99,6 +99,8 @@ def check_gradients(subject: Subject) -> None:
     """
     module, inputs = subject.ready()
     training(subject, module, inputs)
+    if subject.kind == "objective":
+        _update(subject, module, inputs)  # memory that starts at zero may hide something, too
     with torch.no_grad(), quiet_random(11):
         for parameter in module.parameters():
             if not parameter.any():  # a zero initialisation may hide what lies before it, until the first step
@@ -593,6 +595,7 @@ def check_objective_reaches(subject: Subject) -> None:
     knows why.
     """
     module, inputs = subject.ready()
+    _update(subject, module, inputs)
     out, views, progress = subject.seen(module, inputs, subject.base)
     made = {"prediction": out.prediction, "fused": out.fused.x}
     for stage in ("encoded", "generic", "specific"):
@@ -719,10 +722,13 @@ def _each(subject: Subject, variants: list[Surroundings]) -> None:
 
 
 def _update(subject: Subject, module: Any, inputs: Inputs) -> None:
-    seen = subject.seen(module, inputs, subject.base)
+    """Two steps and an epoch of an objective's memory."""
+    out, views, progress = subject.seen(module, inputs, subject.base)
     with quiet_random(1), torch.no_grad():
-        module(*seen)
-        module.update(*seen)
+        for epoch in (0, 0, 1, 2):
+            now = replace(progress, epoch=epoch)
+            module(out, views, now)
+            module.update(out, views, now)
 
 
 def _gaps(inputs: Inputs) -> list[Inputs]:

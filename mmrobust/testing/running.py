@@ -201,7 +201,7 @@ def run_checks(
     """
     subject = Subject(kind, component, expected_failures=expected_failures, beside=beside, options=options)
     assert subject.spec
-    _known(subject)
+    check_expected(subject)
     results = []
     for check in checks_for(kind):
         results.append(run_check(subject, check))
@@ -210,7 +210,12 @@ def run_checks(
     return results
 
 
-def _known(subject: Subject) -> None:
+def check_expected(subject: Subject) -> None:
+    """Refuses expected failures of checks that do not exist.
+
+    Raises:
+        UsageError: There is no such check.
+    """
     names = [check.__name__ for check in checks_for(subject.kind)]
     try:
         declared = subject.expected_failures
@@ -238,21 +243,23 @@ class Case:
         """Runs the check under pytest.
 
         Raises:
-            Failed: It failed, or was expected to and did not.
+            AssertionError: It failed, or was expected to and did not.
         """
         __tracebackhide__ = True
         import pytest
 
-        if options:
-            self.subject = self.subject.having(options)
-        _known(self.subject)
-        result = run_check(self.subject, self.check)
+        subject = self.subject.having(options) if options else self.subject
+        check_expected(subject)
+        result = run_check(subject, self.check)
         if result.state == "skipped":
             pytest.skip(result.reason)
         if result.state == "expected":
             pytest.xfail(result.reason)
         if result.state == "failed":
-            raise AssertionError(str(result)) from result.error
+            # What the component raised, if it did; not how the kit went about it.
+            raise AssertionError(str(result)) from (
+                result.error.__cause__ if isinstance(result.error, Failed) else result.error
+            )
 
 
 def parametrize_with_checks(

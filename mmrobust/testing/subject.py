@@ -56,6 +56,7 @@ BASES = (
     Surroundings(sides="other"),
     Surroundings(pooled=True, sides="other"),
     Surroundings(task="multilabel"),
+    Surroundings(task="classification", narrow=True),
 )
 
 Call = Callable[..., Any]

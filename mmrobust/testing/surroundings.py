@@ -56,6 +56,7 @@ class Surroundings:
         sides: Which extractors there are; `other` for both, the generic features under a key that is no modality
             (as MFM's common factor).
         pooled: Whether streams have one step.
+        narrow: Whether the fused stream is as wide as the prediction (LMF's fusion makes the outputs itself).
         aligned: Whether step i is the same moment in every modality, and moments are known.
         task: Kind of task.
     """
@@ -65,6 +66,7 @@ class Surroundings:
     widths: Literal["equal", "sides", "modalities"] = "equal"
     sides: Literal["both", "generic", "specific", "other"] = "both"
     pooled: bool = False
+    narrow: bool = False
     aligned: bool = False
     task: Literal["regression", "classification", "multilabel"] = "regression"
 
@@ -77,6 +79,7 @@ class Surroundings:
             "other": ["generic features under the key 'common'"],
         }.get(self.sides, [f"{self.sides} features only"])
         said += ["streams of one step"] if self.pooled else []
+        said += ["a fused stream as wide as the prediction"] if self.narrow else []
         said += ["aligned and timed"] if self.aligned else []
         return ", ".join(said)
 
@@ -114,7 +117,7 @@ class Surroundings:
     @property
     def fused(self) -> Shape:
         """What comes out of the fusion."""
-        return Shape(WIDTH, 1 if self.pooled else LENGTH)
+        return Shape(TASKS[self.task].outputs if self.narrow else WIDTH, 1 if self.pooled else LENGTH)
 
     def context(self, kind: str) -> Context:
         """What the house tells a component of this kind."""

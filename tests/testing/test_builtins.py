@@ -1,0 +1,129 @@
+"""Every built-in component passes the conformance kit; a new one is found in the catalogue and cannot be forgotten."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmrobust import registry
+from mmrobust.contracts import Part, Task
+from mmrobust.data.arrays import save_arrays
+from mmrobust.testing import Case, Check, Subject, checks_for, parametrize_with_checks
+
+#: The slow checks trace the code; other options take other branches of Python, which the quick ones see as well.
+SLOW = {"check_compile", "check_export"}
+
+#: Options beside the defaults, for what they switch on.
+OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
+    ("noise", "window_erase"): [{"scope": "one_modality"}, {"modalities": ["speech"]}],
+    ("noise", "frame_drop"): [{"modalities": ["speech"]}],
+    ("encoder", "each"): [{"parts": {"speech": Part("none")}}],
+    ("generic_extractor", "shared_mlp"): [{"out": 5, "hidden": 7, "dropout": 0.5}],
+    ("specific_extractor", "per_modality_mlp"): [{"out": 5, "hidden": 7, "dropout": 0.5}],
+    ("fusion", "cross_attention"): [
+        {"position": "token", "norm": "post", "dropout": 0.3},
+        {"position": "none", "query": "specific", "key_value": "specific", "depth": 1},
+    ],
+    ("head", "mean_pool_linear"): [{"norm": False, "dropout": 0.5}],
+    ("discriminator", "linear"): [{"pool": "mean"}],
+    ("discriminator", "mlp"): [{"pool": "mean", "dropout": 0.5}],
+    ("objective", "task"): [{"loss": "mae"}, {"loss": "huber"}],
+    ("objective", "modality_adversary"): [
+        {"discriminator": Part("mlp", {"pool": "mean"}), "explain": "none", "train_specific": True},
+        {"schedule": "ramp"},
+    ],
+    ("objective", "noise_adversary"): [{"target": "which"}, {"negatives": "clean", "grl": 0.5}],
+}
+
+Writer = Callable[[Path], Path]
+WIDTHS = {"text": 5, "audio": 3, "vision": 2}
+COUNTS = {"train": 12, "valid": 5, "test": 5}
+
+
+def write_arrays(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    splits = {
+        name: {m: random.normal(size=(n, 7, w)).astype("f4") for m, w in WIDTHS.items()}
+        | {f"{m}_length": random.integers(1, 8, n) for m in WIDTHS}
+        | {"label": np.arange(n) % 3, "id": [f"clip {i}" for i in range(n)]}
+        for name, n in COUNTS.items()
+    }
+    return save_arrays(folder / "arrays.npz", splits, task=Task("classification", 3, "classification"))
+
+
+def write_mmsa(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    splits = {
+        name: {m: random.normal(size=(n, 7, w)).astype("f4") for m, w in WIDTHS.items()}
+        | {
+            "raw_text": np.array(["said"] * n),
+            "id": np.array([f"video$_${i}" for i in range(n)]),
+            "audio_lengths": [1 + i % 7 for i in range(n)],
+            "vision_lengths": [1 + i % 7 for i in range(n)],
+            "regression_labels": random.uniform(-3, 3, n),
+        }
+        for name, n in COUNTS.items()
+    }
+    path = folder / "mmsa.pkl"
+    path.write_bytes(pickle.dumps(splits))
+    return path
+
+
+def write_mult(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    splits = {
+        name: {m: random.normal(size=(n, 7, w)).astype("f4") for m, w in WIDTHS.items()}
+        | {"labels": np.eye(2)[random.integers(0, 2, (n, 4))]}
+        for name, n in COUNTS.items()
+    }
+    path = folder / "mult.pkl"
+    path.write_bytes(pickle.dumps(splits))
+    return path
+
+
+FILES: dict[str, Writer] = {"arrays": write_arrays, "mmsa": write_mmsa, "mult": write_mult}
+
+BUILTIN = [spec for spec in registry.catalogue().all() if spec.distribution == "mmrobust"]
+
+
+@parametrize_with_checks(Subject(spec.kind, spec.name) for spec in BUILTIN)
+def test_builtin(check: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
+    if check.subject.kind == "dataset" and "path" in registry.options_of(check.subject.spec):
+        folder = tmp_path_factory.mktemp("data")
+        check(path=FILES[check.subject.name](folder))
+    elif check.subject.name == "synthetic_affect":
+        check(train=64, valid=16, test=16)
+    else:
+        check()
+
+
+def _variants() -> list[Any]:
+    return [
+        pytest.param(Case(subject, check), id=f"{kind}-{name}-{i}-{check.__name__}")
+        for (kind, name), variants in OPTIONS.items()
+        for i, options in enumerate(variants)
+        for subject in [Subject(kind, name, options=options)]
+        for check in _quick(kind)
+    ]
+
+
+def _quick(kind: str) -> list[Check]:
+    return [check for check in checks_for(kind) if check.__name__ not in SLOW]
+
+
+@pytest.mark.parametrize("check", _variants())
+def test_builtin_with_other_options(check: Case) -> None:
+    check()
+
+
+def test_every_builtin_that_has_choices_is_tried_with_other_ones() -> None:
+    """Options of type Literal or Part switch code on and off: the defaults alone do not show it."""
+    for spec in BUILTIN:
+        forms = [option.form.kind for option in registry.options_of(spec).values()]
+        if spec.kind != "dataset" and {"literal", "slot"} & set(forms):
+            assert (spec.kind, spec.name) in OPTIONS
