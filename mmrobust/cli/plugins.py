@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmrobust.cli import check
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs."""
@@ -14,15 +16,8 @@ def register(app: typer.Typer) -> None:
     family.command("list")(list_)
     family.command()(show)
     family.command()(new)
-    _register_check(family)
+    check.register(family)
     app.add_typer(family, name="plugins")
-
-
-def _register_check(family: typer.Typer) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec("mmrobust.cli.check") is not None:
-        importlib.import_module("mmrobust.cli.check").register(family)
 
 
 def kinds(incomplete: str) -> list[str]:

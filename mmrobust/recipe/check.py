@@ -348,6 +348,8 @@ class Checker:
         plain: dict[str, Any] = {"noise": None}
         here = given.get("noise")
         noisy = here is not None and here.value is not None
+        if here is None:
+            self.tell(node.key, f"{label} does not say its noise; write 'noise: null' for a clean view")
         if here is not None and noisy:
             with contextlib.suppress(_Wrong):
                 noise, plain["noise"] = self.part("noise", here, f"{label}.noise")
@@ -364,7 +366,9 @@ class Checker:
                 rate, plain["rate"] = self.rate(at, f"{label}.rate")
         listed = given.get("objectives")
         if listed is None:
-            plain["objectives"] = []
+            self.tell(
+                node.key, f"{label} does not say its objectives; write 'objectives: []' for a view that others read"
+            )
         elif not isinstance(listed.value, list):
             self.tell(listed.where, f"{label}.objectives has to be a list of objectives, not {listed}")
         else:

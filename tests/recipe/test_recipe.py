@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmrobust import recipe as recipes
 from mmrobust.errors import RecipeError
 from mmrobust.recipe import Part, Recipe, Weighted, load, shipped
-from mmrobust.recipe.document import parse
+from mmrobust.recipe.document import dump, parse
 from mmrobust.recipe.schema import schema
 
 BASE = """\
@@ -397,6 +403,48 @@ def test_schema_agrees_with_the_checker(change: tuple[str, str, object], ok: boo
     tree = json.loads(json.dumps(load("normtr").resolved))
     tree[section][key] = value
     assert jsonschema.Draft202012Validator(schema()).is_valid(tree) == ok
+
+
+ODD = st.sampled_from([None, True, 0, -1, 1.5, 10**30, "", "x", "task", [], [1], [[]], {}, {"use": "x"}, {"use": None}])
+
+
+@settings(deadline=None, max_examples=120)
+@given(st.data())
+def test_whatever_stands_in_a_recipe_is_accepted_or_told(data: st.DataObject) -> None:
+    """Any value anywhere, any key missing, any key added: never an exception of another kind."""
+    tree = json.loads(json.dumps(load("normtr").resolved))
+    for _ in range(data.draw(st.integers(1, 3))):
+        here: Any = tree
+        while True:
+            keys = list(here) if isinstance(here, dict) else list(range(len(here)))
+            key = data.draw(st.sampled_from([*keys, "x"] if isinstance(here, dict) else keys)) if keys else "x"
+            deeper = here[key] if key in keys else None
+            if isinstance(deeper, dict | list) and deeper and data.draw(st.integers(0, 3)):
+                here = deeper
+                continue
+            break
+        if isinstance(here, dict) and key in here and data.draw(st.booleans()):
+            del here[key]
+        elif isinstance(here, dict) or keys:
+            here[key] = copy.deepcopy(data.draw(ODD))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "odd.yaml")
+        file.write_text(dump(tree))
+        try:
+            load(file)
+        except RecipeError as error:
+            assert all(str(p.where).startswith(str(file)) for p in error.problems), str(error)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    st.lists(
+        st.from_regex(r"\A~?(model|learning|views|type_1|objectives|fusion|0|use|[.=~\[{ :,x]){1,8}\Z"), max_size=3
+    )
+)
+def test_whatever_is_typed_as_an_override_is_accepted_or_told(overrides: list[str]) -> None:
+    with contextlib.suppress(RecipeError):
+        load("normtr", overrides)
 
 
 def test_recipes_show_themselves_in_a_notebook() -> None:
