@@ -12,11 +12,12 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mmrobust.measures import Measure
 
-__all__ = ["Curve", "against_rate", "inline", "over_epochs"]
+__all__ = ["Curve", "against_rate", "compared", "inline", "over_epochs"]
 
 # Colours as files have them. On the page each becomes a CSS variable, so that figures follow dark mode and print.
 INK, QUIET, GRID, PAPER = "#22262b", "#666d76", "#e3e6ea", "#fefeff"
@@ -57,6 +58,8 @@ _STYLE: dict[str, Any] = {
     "lines.solid_capstyle": "round",
 }
 
+_DASHED: dict[str, Any] = {"linestyle": (0, (4, 2.5)), "linewidth": 1.2}
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -85,27 +88,76 @@ def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curv
         large: The figure that stands alone, with a legend.
     """
     with _style(f"rate {measure.name} {large}"):
-        figure, axes = _figure(5.8 if large else 3.45, 3.2 if large else 2.35)
+        limited = any(curve.limit is not None for curve in curves)
+        below = large and len(curves) > 1  # names of several noises need a line each
+        room = 0.2 * (len(curves) + limited) if below else 0.0
+        figure, axes = _figure(5.8 if large else 3.45, (3.2 if large else 2.35) + room, room)
         scale = 100 if measure.percent else 1
         for i, curve in enumerate(curves):
             colour = SERIES[i % len(SERIES)]
             if curve.limit is not None:
-                said = "limit" if len(curves) == 1 else f"limit, {curve.name}"
-                axes.plot(rates, _scaled(curve.limit, scale), color=colour if i else QUIET, linestyle=(0, (4, 2.5)),
-                          linewidth=1.2, label=_plain(said))  # fmt: skip
+                axes.plot(rates, _scaled(curve.limit, scale), color=colour if below else QUIET, **_DASHED)
             if len(curve.each) > 1:
                 columns = [[x for x in column if x is not None] for column in zip(*curve.each, strict=True)]
                 low = [min(column) * scale if column else None for column in columns]
                 high = [max(column) * scale if column else None for column in columns]
                 axes.fill_between(rates, _number(low), _number(high), color=colour, alpha=0.18, linewidth=0)
-            axes.plot(rates, _scaled(curve.mean, scale), color=colour, marker="o", markersize=3.2 if large else 2.4,
-                      label=_plain(curve.name))  # fmt: skip
+            axes.plot(rates, _scaled(curve.mean, scale), color=colour, marker="o", markersize=3.2 if large else 2.4)
         axes.set_title(_plain(measure.title))
         axes.set_xlabel("noise rate")
         axes.set_xlim(min(rates), max(rates) if max(rates) > min(rates) else min(rates) + 1)
         axes.margins(y=0.08)
         if large:
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=4, handlelength=1.6)
+            lines = [
+                Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", markersize=3.2, label=_plain(curve.name))
+                for i, curve in enumerate(curves)
+            ]
+            if limited:
+                lines.append(Line2D([], [], color=QUIET, label="limit", **_DASHED))
+            place: dict[str, Any] = (
+                {"loc": "upper left", "bbox_to_anchor": (0, -0.44 / 2.42), "ncols": 1}
+                if below
+                else {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+            )
+            axes.legend(handles=lines, borderaxespad=0.2, handlelength=1.8, labelspacing=0.3, **place)
+        return _svg(figure)
+
+
+def compared(
+    measure: Measure, curves: Sequence[tuple[Sequence[float], Curve]], *, one_limit: bool, large: bool = False
+) -> str:
+    """A measure against the rate of one noise, for several models.
+
+    Args:
+        measure: What is drawn.
+        curves: Rates and curve of each model, the reference first.
+        one_limit: The limit is the same for all, and drawn once; otherwise each has its own, in its colour.
+        large: The figure that stands alone, with a legend.
+    """
+    with _style(f"compared {measure.name} {large}"):
+        figure, axes = _figure(7.4 if large else 3.45, 3.7 if large else 2.35)
+        scale = 100 if measure.percent else 1
+        for i, (rates, curve) in enumerate(curves):
+            colour, turn = SERIES[i % len(SERIES)], i // len(SERIES)
+            if curve.limit is not None and not (one_limit and i):
+                said = "limit" if one_limit else f"limit, {curve.name}"
+                axes.plot(rates, _scaled(curve.limit, scale), color=QUIET if one_limit else colour, alpha=0.8,
+                          linestyle=(0, (4, 2.5)), linewidth=1.1, label=_plain(said) if one_limit else None)  # fmt: skip
+            axes.plot(rates, _scaled(curve.mean, scale), color=colour, label=_plain(curve.name),
+                      linestyle=("-", (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))[turn % 3], linewidth=1.5,
+                      marker="osD^v"[i % 5], markersize=3.6 if large else 2.4)  # fmt: skip
+            if large and len(curve.each) > 1 and len(curves) <= 4:
+                columns = [[x for x in column if x is not None] for column in zip(*curve.each, strict=True)]
+                low = [min(column) * scale if column else None for column in columns]
+                high = [max(column) * scale if column else None for column in columns]
+                axes.fill_between(rates, _number(low), _number(high), color=colour, alpha=0.12, linewidth=0)
+        axes.set_title(_plain(measure.title))
+        axes.set_xlabel("noise rate")
+        every = [rate for rates, _ in curves for rate in rates]
+        axes.set_xlim(min(every), max(every) if max(every) > min(every) else min(every) + 1)
+        axes.margins(y=0.08)
+        if large:
+            figure.legend(loc="outside right upper", handlelength=2.2, labelspacing=0.6)
         return _svg(figure)
 
 
@@ -174,10 +226,10 @@ def _number(values: Sequence[float | None]) -> list[float]:
     return _scaled(values, 1)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float, below: float = 0.0) -> tuple[Figure, Axes]:
     """A figure whose margins are the same whatever it shows, so that those beside each other are in line; inches."""
     figure = Figure(figsize=(width, height))
-    left, right, bottom, top = 0.5, 0.12, 0.44, 0.34
+    left, right, bottom, top = 0.5, 0.12, 0.44 + below, 0.34
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure, figure.add_subplot()
 

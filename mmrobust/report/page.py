@@ -21,6 +21,7 @@ from mmrobust import files
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import Measure, describe
 from mmrobust.report.figures import Curve, against_rate, inline, over_epochs
+from mmrobust.robustness.evaluation import said
 from mmrobust.training import RunFolder
 
 __all__ = ["report"]
@@ -61,7 +62,7 @@ def report(run: str | Path | RunFolder) -> Path:
         "environment": _environment(folder.read_env()),
         "inline": lambda name: Markup(inline(figures[name])),
     }
-    page = _template().render(view)
+    page = _template("report.html").render(view)
     folder.figures.mkdir(exist_ok=True)
     for name, svg in figures.items():
         files.write_atomic(folder.figures / f"{name}.svg", svg)
@@ -69,7 +70,7 @@ def report(run: str | Path | RunFolder) -> Path:
     return folder.report
 
 
-def _template() -> jinja2.Template:
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -77,7 +78,7 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def _text(path: Path) -> str:
@@ -283,7 +284,7 @@ def _results(told: Mapping[str, Any], figures: dict[str, str]) -> dict[str, Any]
         "noises": [
             {
                 "name": noise,
-                "options": _list(f"{k}={v}" for k, v in found["options"].items() if v is not None),
+                "options": said(found["options"]),
                 "heads": [_head(measures[name]) for name in names],
                 "rows": [
                     {

@@ -186,8 +186,14 @@ def _grid(built: Built) -> tuple[Grid, dict[str, Any]]:
 
 
 def _label(part: Part[Any]) -> str:
-    said = ", ".join(f"{key}={value}" for key, value in part.options.items() if value is not None)
-    return f"{part.use} ({said})" if said else part.use
+    told = said(part.options)
+    return f"{part.use} ({told})" if told else part.use
+
+
+def said(options: Mapping[str, Any]) -> str:
+    """Options as people write them: `scope=one_modality, modalities=text+audio`; those not set are left out."""
+    words = lambda value: "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(f"{key}={words(value)}" for key, value in options.items() if value is not None)
 
 
 def _summarise(

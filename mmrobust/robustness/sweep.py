@@ -31,7 +31,8 @@ class Grid:
     """What is tried.
 
     Attributes:
-        noises: By the name under which the results are kept.
+        noises: By the name under which the results are kept, `name` or `name (options)`; what stands in brackets does
+            not change the draws.
         rates: Rising, each in [0, 1].
         draws: How often each noise is drawn at each rate above 0; at rate 0 there is nothing to draw.
         seed: Source of the noise. Leave it alone to stay comparable with every other run.
@@ -199,7 +200,8 @@ def _blocks(split: Split) -> Iterator[Batch]:
 
 def _draw(noise: Noise, name: str, rate: float, draw: int, seed: int, blocks: Sequence[Batch]) -> Iterator[Batch]:
     """The blocks of a split under one draw of a noise."""
-    random = generator(seed, "evaluate", name, f"{rate:.6g}", draw)
+    kind = name.partition(" (")[0].rpartition("/")[2]
+    random = generator(seed, "evaluate", kind, f"{rate:.6g}", draw)
     for block in blocks:
         yield noise(block, rate, random)
 

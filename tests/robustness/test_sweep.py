@@ -64,6 +64,8 @@ def test_same_noise_for_every_model_batch_size_and_set_of_rates(built: Built) ->
         assert torch.equal(first[name][1], alone[name][0])
         assert not torch.equal(first[name][1], other[name][1])
         assert not torch.equal(first[name][1, 0], first[name][1, 1])  # two draws are two
+    named = Grid({"frame_drop (modalities=all)": FrameDrop(built.context)}, RATES, draws=2)
+    assert torch.equal(first["frame_drop"], sweep(Echo(), split, named)["frame_drop (modalities=all)"])
     bits = [sweep(built.model, split, grid(built))["frame_drop"] for _ in range(2)]
     assert torch.equal(*bits)
 
