@@ -63,7 +63,8 @@ def report(run: str | Path | RunFolder) -> Path:
         "inline": lambda name: Markup(inline(figures[name])),
     }
     page = _template("report.html").render(view)
-    folder.figures.mkdir(exist_ok=True)
+    with files.explained(folder.figures):
+        folder.figures.mkdir(exist_ok=True)
     for name, svg in figures.items():
         files.write_atomic(folder.figures / f"{name}.svg", svg)
     files.write_atomic(folder.report, page)

@@ -145,7 +145,8 @@ def evaluate(
     assert split.label is not None
     best = {seed: Checkpoints(folder.seed(seed)).best().state.best for seed in seeds}
     result = Evaluation(_summarise(built, grid, parts, names, split.label, predictions, limits, best))
-    folder.predictions.mkdir(exist_ok=True)
+    with files.explained(folder.predictions):
+        folder.predictions.mkdir(exist_ok=True)
     for seed, predicted in predictions.items():
         saved = store.Saved(tuple(split.ids), split.label, tuple(grid.rates), grid.draws, grid.seed, parts, predicted)
         store.save(folder.predictions / f"seed-{seed}.safetensors", saved)

@@ -104,7 +104,8 @@ def predict(
 
     path = folder.predictions / f"{Path(file).stem}.csv" if out is None else Path(out)
     if out is None:
-        folder.predictions.mkdir(exist_ok=True)
+        with files.explained(folder.predictions):
+            folder.predictions.mkdir(exist_ok=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

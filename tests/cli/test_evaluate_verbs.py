@@ -22,9 +22,8 @@ torch.set_num_threads(1)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verbs")
     rng = np.random.default_rng(0)
-    table = lambda count: {
-        "audio": rng.normal(size=(count, 4, 3)), "video": rng.normal(size=(count, 4, 3)), "label": rng.normal(size=count),
-    }  # fmt: skip
+    normal = rng.normal
+    table = lambda n: {"audio": normal(size=(n, 4, 3)), "video": normal(size=(n, 4, 3)), "label": normal(size=n)}
     splits = {"train": table(20), "valid": table(10), "test": table(12)}
     save_arrays(folder / "data.npz", splits, task=Task("regression", 1, "regression"))
     np.savez(folder / "new.npz", **{k: v for k, v in table(3).items() if k != "label"})
