@@ -1,0 +1,1 @@
+"""A fusion for mmrobust: gated."""
