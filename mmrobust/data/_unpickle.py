@@ -13,6 +13,7 @@ strings stand for themselves; everything else is a list that starts with its tag
 """
 
 import contextlib
+import gc
 import io
 import json
 import math
@@ -237,6 +238,7 @@ def limit(memory, seconds):
 def main():
     memory, seconds, only = json.loads(sys.argv[1])
     limited = limit(memory, seconds)
+    gc.disable()  # millions of values, and no cycle to collect
     out = sys.stdout.buffer
     buffers = []
     try:

@@ -363,12 +363,22 @@ def save_arrays(
     meta: dict[str, Any] = {"task": asdict(task)}
     order = modalities or [k for k in next(iter(splits.values()), {}) if k not in _PLAIN and not k.endswith(_EXTRA)]
     meta["modalities"] = list(order)
+    for key in {key for keys in splits.values() for key in keys}:
+        if (
+            key not in order
+            and key not in ("label", "id")
+            and not any(key == f"{m}{end}" for m in order for end in _EXTRA)
+        ):
+            raise DataError(f"{path}: the key '{key}' is neither a modality nor belongs to one ({', '.join(order)})")
+    for m in order:
+        if not str(m).isidentifier() or m in _PLAIN or m.endswith(_EXTRA):
+            raise DataError(
+                f"{path}: a modality cannot be called '{m}'; use letters, digits and '_', but not {', '.join(_PLAIN)} "
+                f"or an end such as {', '.join(_EXTRA)}"
+            )
     contents = arrays_contents(path, raw | {"meta": meta}, labels=True)
     tables.check_widths(contents)
     tables.check_labels(contents)
-    for m in order:
-        if not str(m).isidentifier():
-            raise DataError(f"{path}: a modality cannot be called '{m}'; use letters, digits and '_'")
     if contents.task is not None and contents.task.kind != task.kind:
         raise OptionError("task", f"'{task.kind}' does not suit these labels")
     write: Callable[[dict[str, Any], dict[str, Any]], bytes] | None
