@@ -180,7 +180,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
-        move = lambda t: None if t is None else t.to(device)  # noqa: E731
+        move = lambda t: None if t is None else t.to(device)
         return Batch(
             {m: Stream(s.x.to(device), s.mask.to(device), move(s.times)) for m, s in self.features.items()},
             move(self.label),
@@ -451,7 +451,7 @@ class Split:
 
     def batch(self, index: Tensor) -> Batch:
         """The samples at `index` (`b`, int64), as float32."""
-        take = lambda t: None if t is None else t.index_select(0, index)  # noqa: E731
+        take = lambda t: None if t is None else t.index_select(0, index)
         features = {
             m: Stream(s.x.index_select(0, index).float(), s.mask.index_select(0, index), take(s.times))
             for m, s in self.features.items()
@@ -460,7 +460,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The split on another device."""
-        move = lambda t: None if t is None else t.to(device)  # noqa: E731
+        move = lambda t: None if t is None else t.to(device)
         features = {m: Stream(s.x.to(device), s.mask.to(device), move(s.times)) for m, s in self.features.items()}
         return Split(features, move(self.label), self.ids)
 

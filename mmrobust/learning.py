@@ -115,7 +115,7 @@ def _slice(out: Outputs, start: int, size: int, total: int) -> Outputs:
             return value[start : start + size]
         return value
 
-    cut = lambda tree: pytree.tree_map(take, tree)  # noqa: E731
+    cut = lambda tree: pytree.tree_map(take, tree)
     return Outputs(
         cut(out.encoded), cut(out.generic), cut(out.specific), cut(out.fused), cut(out.prediction), cut(out.notes)
     )

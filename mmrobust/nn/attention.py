@@ -35,7 +35,7 @@ def weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's `scaled_dot_product_attention`, which picks a fused kernel itself."""
+    """Torch's `scaled_dot_product_attention`, which picks a fused kernel itself."""
     if mask is None:
         return F.scaled_dot_product_attention(query, key, value)
     # A row without keys: some kernels give NaN (and NaN gradients), so it sees every key and is zeroed after.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mmrobust.components.noise import FrameDrop, WindowErase
 from mmrobust.contracts import Batch, Context, Noise, Shape, Stream, Task
 from mmrobust.errors import OptionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+
 from mmrobust.build import part_builder
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
@@ -151,7 +152,7 @@ def test_concatenation_is_the_mean_of_the_real_steps_side_by_side() -> None:
 @pytest.mark.parametrize(
     ("loss", "function"), [("auto", F.mse_loss), ("mse", F.mse_loss), ("mae", F.l1_loss), ("huber", F.smooth_l1_loss)]
 )
-def test_the_task_loss_of_a_regression(loss: str, function) -> None:  # noqa: ANN001
+def test_the_task_loss_of_a_regression(loss: str, function) -> None:
     out = outputs(label=torch.linspace(-3, 3, 5))
     assert out.batch is not None and out.batch.label is not None
     told = TaskLoss(CONTEXT, loss=loss)(out, {}, PROGRESS)  # type: ignore[arg-type]
