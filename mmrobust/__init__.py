@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmrobust.registry.hooks import hookimpl
     from mmrobust.report import report
     from mmrobust.robustness import evaluate, predict
+    from mmrobust.study import study
     from mmrobust.training import train
 
 _PUBLIC = {
@@ -35,6 +36,7 @@ _PUBLIC = {
     "register": "mmrobust.registry:register",
     "report": "mmrobust.report:report",
     "run": "mmrobust.pipeline:run",
+    "study": "mmrobust.study:study",
     "train": "mmrobust.training:train",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "register",
     "report",
     "run",
+    "study",
     "train",
 ]
 

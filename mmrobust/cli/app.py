@@ -15,7 +15,7 @@ import typer
 import mmrobust
 from mmrobust.errors import InterruptedRun, MmrobustError, RecipeError
 
-_FAMILIES = ("build", "train", "evaluate", "recipes", "plugins", "data", "doctor")
+_FAMILIES = ("build", "train", "evaluate", "study", "recipes", "plugins", "data", "doctor")
 _FLAGS = {
     "--debug": "MMROBUST_DEBUG",
     "-v": "MMROBUST_DEBUG",

@@ -140,9 +140,9 @@ def compared(
         for i, (rates, curve) in enumerate(curves):
             colour, turn = SERIES[i % len(SERIES)], i // len(SERIES)
             if curve.limit is not None and not (one_limit and i):
-                said = "limit" if one_limit else f"limit, {curve.name}"
-                axes.plot(rates, _scaled(curve.limit, scale), color=QUIET if one_limit else colour, alpha=0.8,
-                          linestyle=(0, (4, 2.5)), linewidth=1.1, label=_plain(said) if one_limit else None)  # fmt: skip
+                shade, said = (QUIET, "limit") if one_limit else (colour, None)
+                axes.plot(rates, _scaled(curve.limit, scale), color=shade, linestyle=(0, (4, 2.5)), linewidth=1.1,
+                          alpha=0.8, label=said)  # fmt: skip
             axes.plot(rates, _scaled(curve.mean, scale), color=colour, label=_plain(curve.name),
                       linestyle=("-", (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))[turn % 3], linewidth=1.5,
                       marker="osD^v"[i % 5], markersize=3.6 if large else 2.4)  # fmt: skip
@@ -157,7 +157,7 @@ def compared(
         axes.set_xlim(min(every), max(every) if max(every) > min(every) else min(every) + 1)
         axes.margins(y=0.08)
         if large:
-            figure.legend(loc="outside right upper", handlelength=2.2, labelspacing=0.6)
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=2.2, labelspacing=0.7)
         return _svg(figure)
 
 

@@ -1,0 +1,221 @@
+"""A study through the real command line: finished, failing, interrupted, killed, and written by strangers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmrobust.cli import main
+
+HOSTILE = "<script>alert(1)</script>"
+STUDY = f"""\
+recipe: 1
+name: tiny
+summary: "{HOSTILE} \\"'&"
+extends: normtr
+data: {{train: 32, valid: 16, test: 40, length: 8, text: 6, audio: 4, vision: 4}}
+model: {{width: 16, fusion: {{depth: 1, heads: 2}}}}
+train: {{seeds: [1, 2], epochs: 2, lr: 1e-2}}
+evaluate: {{rates: [0, 0.5, 1], draws: 2}}
+variants:
+  whole: {{}}
+  averaged: {{model.fusion: concat}}
+"""
+BROKEN = """\
+  broken:
+    data: {use: arrays, path: "<img src=x onerror=alert(2)>.npz"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MMROBUST_DEBUG", "MMROBUST_STRICT_PLUGINS", "MMROBUST_PLUGIN_FILES"):
+        monkeypatch.setenv(name, "")
+
+
+def only(folder: Path) -> Path:
+    (found,) = folder.glob("tiny/*/")
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A study of which one variant cannot be run, and what the command said."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.yaml").write_text(STUDY + BROKEN)
+    line = [sys.executable, "-m", "mmrobust", "study", "tiny.yaml", "--jobs", "2", "--json"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    return only(folder / "runs"), done
+
+
+def test_a_failing_variant_is_named_and_the_others_go_on(
+    study: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = study
+    assert done.returncode == 5, done.stderr
+    assert "error: 1 of 3 variants failed" in done.stderr and "Traceback" not in done.stderr
+    assert re.search(r"broken:\n +error: .*onerror", done.stderr) and "--resume" in done.stderr
+    assert "finished whole" in done.stderr and re.search(r"failed broken: error: .*\(./3\)", done.stderr)
+    told = json.loads(done.stdout)
+    assert {name: found["state"] for name, found in told["variants"].items()} == {
+        "whole": "finished", "averaged": "finished", "broken": "failed",
+    }  # fmt: skip
+    assert told["variants"]["whole"]["parameters"] > told["variants"]["averaged"]["parameters"] > 0
+    for name in ("whole", "averaged"):
+        run = folder / "variants" / name
+        assert all((run / part).exists() for part in ("resolved.yaml", "evaluation.json", "report.html", "predictions"))
+
+
+def test_tables_hold_what_the_runs_hold(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = study
+    told = json.loads((folder / "study.json").read_text())
+    runs = {name: json.loads((folder / "variants" / name / "evaluation.json").read_text())
+            for name in ("whole", "averaged")}  # fmt: skip
+    assert [table["where"] for table in told["tables"]] == ["clean", "frame_drop"]
+    for table, read in zip(
+        told["tables"], (lambda run: run["clean"], lambda run: run["noises"]["frame_drop"]["auilc"]), strict=True
+    ):
+        assert table["compared"] == len(runs["whole"]["measures"])
+        for name, run in runs.items():
+            for measure, found in read(run).items():
+                score = table["rows"][name][measure]
+                assert (score["mean"], score["std"], score["n"]) == (found["mean"], found["std"], 2)
+                if name == "averaged":
+                    assert score["difference"] == pytest.approx(found["mean"] - read(runs["whole"])[measure]["mean"])
+                    assert 0 < score["p"] <= score["p_holm"] <= 1
+                else:
+                    assert score["p"] is None
+        stem = "clean" if table["where"] == "clean" else "auilc-frame_drop"
+        rows = list(csv.DictReader((folder / "tables" / f"{stem}.csv").read_text().splitlines()))
+        assert len(rows) == 2 * len(runs["whole"]["measures"])
+        assert float(rows[0]["mean"]) == table["rows"]["whole"][rows[0]["measure"]]["mean"]
+
+
+class Page(HTMLParser):
+    """Elements and links of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.attributes: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
+
+
+def test_the_report_shows_the_variants_and_no_stranger_s_markup(
+    study: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, _ = study
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert not page.tags & {"script", "img", "link", "iframe"} and "onerror" not in page.attributes
+    assert HOSTILE not in text and "&lt;script&gt;alert(1)" in text and "&lt;img src=x onerror" in text
+    for link in page.links:
+        assert (folder / link).is_file(), link
+    assert {f"variants/{name}/report.html" for name in ("whole", "averaged")} <= set(page.links)
+    assert text.count("<svg") == 9 and "limit" in text
+    assert "<strong>broken</strong> failed" in text and "Bold where it would hold" in text
+    assert "model.fusion: concat" in text
+
+
+def test_finished_variants_are_left_alone(
+    study: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = study
+    before = {path: path.stat().st_mtime_ns for path in (folder / "variants").glob("*/evaluation.json")}
+    page, table = (folder / "report.html").read_bytes(), (folder / "tables" / "clean.csv").read_bytes()
+    assert main(["study", "--resume", str(folder)]) == 5
+    out, err = capsys.readouterr()
+    assert "1 of 3 variants to run" in err and "study: " in out and "averaged" in out
+    assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) == 2
+    assert (folder / "report.html").read_bytes() == page and (folder / "tables" / "clean.csv").read_bytes() == table
+
+
+def wait_for(ready: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def test_interrupted_then_killed_then_resumed_ends_with_the_same_bytes(
+    study: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    line = [sys.executable, "-m", "mmrobust", "study"]
+    popen = lambda *more: subprocess.Popen(
+        [*line, *more, "--jobs", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines = lambda: sum(
+        path.read_bytes().count(b"\n") for path in tmp_path.glob("runs/tiny/*/variants/*/metrics.jsonl")
+    )
+
+    process = popen("tiny.yaml")
+    wait_for(lambda: lines() >= 1, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "mmrobust study --resume" in err and "Traceback" not in err
+    folder = only(tmp_path / "runs")
+
+    before = lines()
+    process = popen("--resume", "tiny")
+    wait_for(lambda: lines() > before or (folder / "variants/whole/evaluation.json").exists(), process)
+    process.kill()
+    process.communicate(timeout=120)
+
+    done = subprocess.run(
+        [*line, "--resume", str(folder), "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("whole", "averaged"):
+        mine, others = (path / "variants" / name / "evaluation.json" for path in (folder, study[0]))
+        assert mine.read_bytes() == others.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("  whole:", "  ../../whole:"), "cannot be a variant's name"),
+        (("  whole:", f'  "{HOSTILE}":'), "cannot be a variant's name"),
+        (("  whole:", "  Averaged:"), "differ in case only"),
+        (("{model.fusion: concat}", "{model.fusion: concatt}"), "did you mean 'concat'?"),
+        (("variants:", "variants: {}\nx_variants:"), "x_variants"),
+    ],
+)
+def test_bad_studies_are_refused_before_anything_is_written(
+    change: tuple[str, str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(STUDY.replace(*change))
+    assert main(["study", str(tmp_path / "tiny.yaml"), "--runs", str(tmp_path / "runs")]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["normtr"], "has no variants"),
+        ([], "name a recipe with variants"),
+        (["studies/depth", "--jobs", "0"], "--jobs 0"),
+        (["studies/depth", "--resume", "x"], "give --resume STUDY alone"),
+        (["--resume", "nowhere"], "there is no study 'nowhere'"),
+    ],
+)
+def test_wrong_usage(args: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", *args, "--runs", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Promise: `mmrobust.study` does in Python what the command line does, and a single seed is never called better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mmrobust
+from mmrobust import recipe
+from mmrobust.build import build
+from mmrobust.errors import CellsFailedError, MmrobustError, UsageError
+from mmrobust.report.study import report_study
+from mmrobust.study import Study, _open, run_study
+
+TINY = [
+    "data.train=24", "data.valid=12", "data.test=20", "data.length=6", "data.text=6", "data.audio=4", "data.vision=4",
+    "model.width=16", "model.fusion.depth=1", "model.fusion.heads=2", "train.epochs=1", "evaluate.rates=[0, 1]",
+    "evaluate.draws=1",
+]  # fmt: skip
+STUDIES = ("ablation", "depth", "modalities", "query_key_value")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study of one seed."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "two.yaml").write_text(
+        "recipe: 1\nname: two\nextends: normtr\nvariants:\n  first: {}\n  second: ['model.modalities=[text]']\n"
+        "  third: ['~learning.views.type_2', evaluate.draws=2]\n"
+    )
+    small = [*TINY, "learning.views.type_1.objectives=[task]", "learning.views.type_2.objectives=[task]"]
+    return mmrobust.study(folder / "two.yaml", small, runs=folder / "runs", seeds=1, jobs=3, quiet=True)
+
+
+def test_a_single_seed_says_that_it_cannot_tell(study: Study) -> None:
+    rows = study.told["tables"][0]["rows"]
+    score = rows["second"]["mae"]
+    assert score["difference"] is not None and score["p"] is None and not score["significant"]
+    page = study.report.read_text()
+    assert "A single seed: how much" in page and "a single seed cannot tell" in page and "<b>" not in page
+    assert str(study).count("first") >= 3 and "*" not in str(study).split("* differs")[0]
+
+
+def test_what_met_another_noise_is_not_compared(study: Study) -> None:
+    clean, noisy = study.told["tables"]
+    assert clean["notes"] == [] and noisy["rows"]["third"]["mae"]["difference"] is None
+    assert "third is not compared: it met another noise" in noisy["notes"][0]
+    assert noisy["notes"][0] in study.report.read_text()
+
+
+def test_limits_that_differ_stand_in_the_cells(study: Study) -> None:
+    rows = study.told["tables"][0]["rows"]
+    assert rows["second"]["mae"]["limit"] > rows["first"]["mae"]["limit"]
+    assert 'class="own">limit' in study.report.read_text()
+
+
+def test_significant_differences_alone_are_bold(study: Study, tmp_path: Path) -> None:
+    told = json.loads(study.file.read_text())
+    score = told["tables"][0]["rows"]["second"]["mae"]
+    score.update(std=0.1, difference=-0.25, low=-0.3, high=-0.2, p=0.0001, p_holm=0.0009, significant=True)
+    (tmp_path / "variants").symlink_to(study.path / "variants")
+    (tmp_path / "recipe.yaml").write_text("x")
+    (tmp_path / "study.json").write_text(json.dumps(told))
+    page = report_study(tmp_path).read_text()
+    assert page.count("<b>") == page.count("<b>−0.250&nbsp;better</b>") == 2  # at a glance, and in its table
+
+
+def test_a_missing_seed_is_a_failed_cell(study: Study) -> None:
+    told = json.loads(study.file.read_text())
+    told["variants"]["second"].update(missing=[4], error="error: the loss is nan")
+    with pytest.raises(
+        CellsFailedError, match=r"(?s)1 of 3 variants failed.*second, seed 4:\n +error: the loss is nan"
+    ):
+        Study(study.path, told).check()
+
+
+def test_folders_are_found_and_damage_is_told(study: Study, tmp_path: Path) -> None:
+    assert _open(study.path, "runs").path == _open("two", study.path.parents[1]).path == study.path
+    for text in ("{", "[]", '{"format": 1}', '{"format": 1, "reference": "../x", "variants": {"../x": {}}}'):
+        (tmp_path / "study.json").write_text(text)
+        with pytest.raises(MmrobustError, match="damaged"):
+            _open(tmp_path, "runs")
+    with pytest.raises(UsageError, match="did you mean 'two'"):
+        _open("twoo", study.path.parents[1])
+
+
+def test_a_variant_is_a_run_like_any_other(study: Study) -> None:
+    run = study.run("second")
+    assert recipe.load(run.resolved).name == "two.second"
+    assert mmrobust.evaluate(run.path, quiet=True)["seeds"] == [1]
+
+
+def test_a_loaded_recipe_takes_no_overrides(tmp_path: Path) -> None:
+    loaded = recipe.load("studies/depth")
+    with pytest.raises(UsageError, match="load a loaded one anew"):
+        run_study(loaded, ["train.epochs=1"], runs=tmp_path)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_shipped_variant_builds_and_differs_from_the_first(name: str) -> None:
+    loaded = recipe.load(f"studies/{name}", [*TINY[:-3], "model.fusion.depth=2"])
+    assert len(loaded.train.seeds) >= 5 and loaded.variants
+    told, dataset = set(), None
+    for variant in loaded.variants:
+        built = build(loaded.variant(variant), dataset=dataset)
+        dataset = built.dataset
+        told.add(json.dumps([built.recipe.resolved["model"], built.recipe.resolved["learning"]], sort_keys=True))
+    assert len(told) == len(loaded.variants)
