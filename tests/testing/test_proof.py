@@ -320,7 +320,7 @@ class StacksBothSides(Good):
 @wrong("fusion", "check_one_side")
 class TakesBothForGranted(Good):
     def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
-        next(iter(generic.values())), next(iter(specific.values()))
+        _ = next(iter(generic.values())), next(iter(specific.values()))
         return super().means(generic, specific)
 
 

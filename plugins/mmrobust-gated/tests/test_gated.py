@@ -1,4 +1,4 @@
-"""The fusion holds what mmrobust's contracts ask of every fusion, equals the paper's equations, and its recipe builds."""
+"""The fusion holds what mmrobust asks of every fusion, equals the paper's equations, and its recipe builds."""
 
 from pathlib import Path
 
