@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import mmrobust
 import torch
+
+import mmrobust
 from mmrobust.contracts import Stream
 from mmrobust.testing import Subject, parametrize_with_checks
 
