@@ -94,6 +94,8 @@ class RunFolder:
         if out is None:
             started = datetime.now().strftime("%Y%m%d-%H%M%S")
             path = Path(runs) / recipe.name / f"{started}-{secrets.token_hex(2)}"
+            while path.exists():
+                path = path.with_name(f"{started}-{secrets.token_hex(2)}")
         else:
             path = Path(out)
             if path.exists() and (not path.is_dir() or any(path.iterdir())):

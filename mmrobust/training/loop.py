@@ -9,12 +9,15 @@ GPU as far as its kernels are deterministic, which is asked of them.
 from __future__ import annotations
 
 import math
+import platform
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupt", "choose_device", "fit", "interruptible", "predict_split", "resident"]
 
+#: What an x86 processor must have for a number format to be faster than fp32, as Linux names it.
+_NATIVE = {"bf16": {"avx512_bf16", "amx_bf16"}, "fp16": {"avx512_fp16", "amx_fp16"}}
 _LOOK = 50  # steps on a GPU between two looks at the losses; each look waits for it
 
 
@@ -55,6 +60,17 @@ def choose_device(recipe: Recipe) -> torch.device:
         message = f"there is no device '{name}' here ({cause}); use auto, cpu or cuda"
         raise RecipeError(Problem(message, recipe.where("train", "device"))) from error
     return device
+
+
+def slow_precision(precision: str, device: torch.device) -> str | None:
+    """Says so where a number format is known to be emulated, many times slower than fp32; None otherwise."""
+    if device.type != "cpu" or precision not in _NATIVE or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    with suppress(OSError):
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if flags and not _NATIVE[precision] & set(flags[1].split()):
+            return f"this processor only imitates {precision}: train.precision=fp32 will be many times faster"
+    return None
 
 
 def resident(split: Split, context: Context, device: torch.device) -> Split:
@@ -339,6 +355,8 @@ def fit(
         meter.say(f"{label}{text}")
 
     trainer = Trainer(built, folder, seed, choose_device(built.recipe), tell)
+    if slow := slow_precision(built.recipe.train.precision, trainer.device):
+        tell(slow)
     if resume:
         trainer.resume()
     state, epochs = trainer.state, built.recipe.train.epochs

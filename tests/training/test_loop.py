@@ -11,7 +11,7 @@ from mmrobust import recipe as recipes
 from mmrobust.build import build
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, RecipeError, UsageError
 from mmrobust.training import Interrupt, Run, RunFolder, Trainer, fit, load_trained, train
-from mmrobust.training.loop import predict_split
+from mmrobust.training.loop import predict_split, slow_precision
 
 
 def trainer(tiny, tmp_path, *overrides, seed=1):
@@ -142,6 +142,17 @@ def test_lower_precision_learns_nearly_the_same(tiny, tmp_path, precision):
     assert a["loss"] != b["loss"]
     assert b["loss"]["total"] == pytest.approx(a["loss"]["total"], rel=0.02)
     assert all(t.dtype == torch.float32 for t in load_trained(half.folder).model.parameters())
+
+
+def test_a_number_format_that_the_processor_only_imitates_is_told(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: "processor: 0\nflags\t\t: fpu avx2 avx512_bf16\n")
+    assert slow_precision("fp32", cpu) is None and slow_precision("bf16", cpu) is None
+    assert slow_precision("fp16", cpu) == (
+        "this processor only imitates fp16: train.precision=fp32 will be many times faster"
+    )
+    assert slow_precision("fp16", torch.device("cuda")) is None
 
 
 def test_an_overflow_of_fp16_is_stepped_over_and_the_scale_falls(tiny, tmp_path):
