@@ -60,6 +60,7 @@ class Arrays(FileDataset):
         task: Literal["auto", "regression", "classification", "multilabel"] = "auto",
         measures: str = "auto",
         standardize: bool | list[str] = True,
+        scale: Literal["feature", "modality"] | dict[str, Literal["feature", "modality"]] = "feature",
         replace_nonfinite: Literal["zero", "mean"] | None = None,
     ) -> None:
         """
@@ -75,6 +76,9 @@ class Arrays(FileDataset):
             measures: Which scores to report; what `meta` says by default, or those of the task's kind.
             standardize: Give each feature mean 0 and deviation 1 over the training split's real steps: in all
                 modalities, in those that are listed, or in none.
+            scale: Whether the deviation is each feature's own, or one for all features of a modality together, which
+                keeps their sizes relative to each other (right for principal components and embeddings); for all
+                modalities or for some.
             replace_nonfinite: What to put for NaN and infinities: 0, or the feature's mean in the training split;
                 they are refused by default.
         """
@@ -85,6 +89,7 @@ class Arrays(FileDataset):
             length=length,
             reduce=reduce,
             standardize=standardize,
+            scale=scale,
             replace_nonfinite=replace_nonfinite,
         )
 

@@ -51,6 +51,7 @@ class MMSA(FileDataset):
         measures: Literal["auto", "mosi", "mosei", "sims", "regression"] = "auto",
         label: Literal["M", "T", "A", "V"] = "M",
         standardize: bool | list[str] = True,
+        scale: Literal["feature", "modality"] | dict[str, Literal["feature", "modality"]] = "feature",
         replace_nonfinite: Literal["zero", "mean"] | None = None,
     ) -> None:
         """
@@ -65,6 +66,9 @@ class MMSA(FileDataset):
             label: SIMS: the label of all modalities together (M), or that of text, audio or vision alone.
             standardize: Give each feature mean 0 and deviation 1 over the training split's real steps: in all
                 modalities, in those that are listed, or in none.
+            scale: Whether the deviation is each feature's own, or one for all features of a modality together, which
+                keeps their sizes relative to each other (right for principal components and embeddings); for all
+                modalities or for some.
             replace_nonfinite: What to put for NaN and infinities: 0, or the feature's mean in the training split;
                 they are refused by default.
         """
@@ -80,6 +84,7 @@ class MMSA(FileDataset):
             length=length,
             reduce=reduce,
             standardize=standardize,
+            scale=scale,
             replace_nonfinite=replace_nonfinite,
         )
 

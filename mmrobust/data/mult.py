@@ -37,6 +37,7 @@ class MulT(FileDataset):
         reduce: dict[str, Literal["truncate", "segments"]] | None = None,
         measures: Literal["auto", "iemocap", "mosi", "mosei", "regression"] = "auto",
         standardize: bool | list[str] = True,
+        scale: Literal["feature", "modality"] | dict[str, Literal["feature", "modality"]] = "feature",
         replace_nonfinite: Literal["zero", "mean"] | None = None,
     ) -> None:
         """
@@ -49,6 +50,9 @@ class MulT(FileDataset):
             measures: Which scores the field reports; by itself, `iemocap` for labels of four emotions, else `mosi`.
             standardize: Give each feature mean 0 and deviation 1 over the training split's real steps: in all
                 modalities, in those that are listed, or in none.
+            scale: Whether the deviation is each feature's own, or one for all features of a modality together, which
+                keeps their sizes relative to each other (right for principal components and embeddings); for all
+                modalities or for some.
             replace_nonfinite: What to put for NaN and infinities: 0 (as MulT's own reader does), or the feature's mean
                 in the training split; they are refused by default.
         """
@@ -59,6 +63,7 @@ class MulT(FileDataset):
             length=length,
             reduce=reduce,
             standardize=standardize,
+            scale=scale,
             replace_nonfinite=replace_nonfinite,
         )
 

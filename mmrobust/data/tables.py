@@ -21,6 +21,7 @@ from mmrobust.errors import DataError, OptionError, nearest
 Array = np.ndarray[Any, np.dtype[Any]]
 Reduce = Literal["truncate", "segments"]
 Replace = Literal["zero", "mean"]
+Scale = Literal["feature", "modality"]
 
 _CHUNK = 512  # samples handled at once, so that large files need no second copy of themselves
 
@@ -271,6 +272,7 @@ class FileDataset(Dataset):
         length: int | dict[str, int] | None,
         reduce: dict[str, Reduce] | None,
         standardize: bool | list[str],
+        scale: Scale | dict[str, Scale],
         replace_nonfinite: Replace | None,
     ) -> None:
         self._path = Path(path)
@@ -281,6 +283,7 @@ class FileDataset(Dataset):
         order = self._order(contents, modalities)
         lengths = self._lengths(contents, order, length)
         how = _for_each("reduce", reduce or {}, order)
+        scales = dict.fromkeys(order, scale) if isinstance(scale, str) else _for_each("scale", scale, order)
         scaled = order if standardize is True else _chosen("standardize", standardize or [], order)
 
         tables = list(contents.tables.items())
@@ -299,7 +302,7 @@ class FileDataset(Dataset):
                 _clear_padding(x, mask)
                 bad = self._not_finite(split, m, x, mask, table.ids, replace_nonfinite, notes)
                 if given is None and split == tables[0][0]:
-                    first = _statistics(x, mask)
+                    first = _statistics(x, mask, together=scales.get(m) == "modality")
                     if m in scaled:
                         mean[m], std[m] = first[0].tolist(), first[1].tolist()
                     if replace_nonfinite is not None:
@@ -470,8 +473,11 @@ def _clear_padding(x: Array, mask: Array) -> None:
         x[chunk][~mask[chunk]] = 0
 
 
-def _statistics(x: Array, mask: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of each feature over real, finite values; 0 and 1 where there is nothing to tell."""
+def _statistics(x: Array, mask: Array, together: bool) -> tuple[Array, Array]:
+    """Mean and standard deviation of each feature over real, finite values; 0 and 1 where there is nothing to tell.
+
+    With `together`, the deviation is one for all features: the root of their mean variance.
+    """
     count, total = np.zeros(x.shape[2]), np.zeros(x.shape[2])
     for chunk in _chunks(x):
         real = x[chunk][mask[chunk]].astype(np.float64)
@@ -484,6 +490,8 @@ def _statistics(x: Array, mask: Array) -> tuple[Array, Array]:
         real = x[chunk][mask[chunk]].astype(np.float64)
         square += np.square(np.where(np.isfinite(real), real - mean, 0)).sum(0)
     std = np.sqrt(square / np.maximum(count, 1))
+    if together:
+        std = np.full_like(std, np.sqrt(np.square(std).mean()))
     return mean, np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
 
 

@@ -159,6 +159,20 @@ def test_standardize_by_the_training_split(tmp_path: Path) -> None:
     assert "audio: standardised by the training split's real steps" in dataset.notes
 
 
+def test_one_scale_for_a_modality_keeps_its_features_sizes_relative_to_each_other(tmp_path: Path) -> None:
+    data = splits()
+    data["train"]["text"][..., 0] *= 9
+    dataset = opened(save(tmp_path, data), scale={"text": "modality"})
+    text, audio = (dataset.splits["train"].features[m] for m in ("text", "audio"))
+    values = data["train"]["text"][text.mask.numpy()]
+    std = values.std(0)
+    torch.testing.assert_close(text.x[text.mask].square().mean(), torch.tensor(1.0), rtol=1e-4, atol=0)
+    expected = torch.from_numpy(std / std[1]).float()
+    scaled = text.x[text.mask].std(0, correction=0)
+    torch.testing.assert_close(scaled / scaled[1], expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(audio.x[audio.mask].std(0, correction=0), torch.ones(4))
+
+
 def test_values_that_are_not_finite(tmp_path: Path) -> None:
     data = splits()
     data["train"]["audio"][3, 0, :2] = -np.inf
