@@ -75,3 +75,33 @@ def mmrobust_register(registry: Registrar) -> None:
         f"{tfr}:FeatureReconstruction",
         summary="generic features give back what noise erased (TFR-Net)",
     )
+
+    mctn = f"{here}.mctn"
+    add("fusion", "translation_chain", f"{mctn}:TranslationChain", summary="joint states of translators (MCTN)")
+    add("objective", "translation", f"{mctn}:Translation", summary="translates the source into the others (MCTN)")
+
+    iccn = f"{here}.iccn"
+    add("fusion", "outer_cnn", f"{iccn}:OuterCNN", summary="convolutions over outer products with the text (ICCN)")
+    add("objective", "cca", f"{iccn}:CCA", summary="canonical correlations of the fusion's vectors (ICCN)")
+
+    add(
+        "fusion", "message_hub", f"{here}.pmr:MessageHub", summary="modalities and a message reinforce each other (PMR)"
+    )
+
+    fdmer = f"{here}.fdmer"
+    add("objective", "hsic", f"{fdmer}:HSIC", summary="generic and specific features are independent (FDMER)")
+    add("objective", "consistency", f"{fdmer}:Consistency", summary="generic features agree on likeness (FDMER)")
+
+    add("fusion", "word_shift", f"{here}.raven:WordShift", summary="words shifted by nonverbal behaviour (RAVEN)")
+
+    vlad = f"{here}.scalevlad"
+    add("encoder", "transformer", f"{vlad}:TransformerEncoder", summary="a Transformer for each modality (ScaleVLAD)")
+    add("fusion", "multiscale_vlad", f"{vlad}:MultiscaleVLAD", summary="residuals to shared clusters (ScaleVLAD)")
+    add(
+        "objective",
+        "shifted_clustering",
+        f"{vlad}:ShiftedClustering",
+        summary="names the clusters of the last epoch",
+    )
+
+    add("fusion", "vit", f"{here}.vit:ViT", summary="timm's ViT blocks over all tokens (needs timm)")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from mmrobust import registry
 from mmrobust.contracts import Part
-from mmrobust.testing import Case, Subject, parametrize_with_checks
+from mmrobust.testing import Case, Subject, checks_for
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("fusion", "early_lstm"): {"hidden": 8, "unaligned": "stretch"},
@@ -18,27 +19,62 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("encoder", "intra_inter"): {"depth": 1, "heads": 2},
     ("generic_extractor", "temporal_attention"): {"heads": 2},
     ("fusion", "gate_encoder"): {"hidden": 4},
+    ("fusion", "translation_chain"): {"hidden": 16},
+    ("objective", "translation"): {"hidden": 4},
+    ("fusion", "outer_cnn"): {"channels": 2, "grid": 3, "out": 4},
+    ("fusion", "message_hub"): {"depth": 2, "heads": 2},
+    ("fusion", "word_shift"): {"hidden": 4, "nonverbal": 3, "most": 3},
+    ("encoder", "transformer"): {"heads": 2},
+    ("fusion", "multiscale_vlad"): {"scales": [1, 2], "clusters": 3, "heads": 2},
+    ("objective", "shifted_clustering"): {"clusters": 3, "rounds": 2},
+    ("fusion", "vit"): {"depth": 1, "heads": 2},
     ("fusion", "concat_mlp"): {"hidden": 8},
     ("fusion", "crossmodal_pairs"): {"depth": 1, "self_depth": 1, "heads": 2},
     ("objective", "unimodal_labels"): {"hidden": 4},
 }
-BESIDE: dict[tuple[str, str], dict[str, Part[Any]]] = {}
+BESIDE: dict[tuple[str, str], dict[str, Part[Any]]] = {
+    ("objective", "translation"): {"fusion": Part("translation_chain", {"hidden": 16})},
+    ("objective", "cca"): {"fusion": Part("outer_cnn", {"channels": 2, "grid": 3, "out": 4})},
+}
 _STILL = "labels have not moved yet, and the paper weighs by tanh(|y_s - y_m|), which is then zero"
 EXPECTED: dict[tuple[str, str], dict[str, str]] = {
     ("objective", "unimodal_labels"): {"check_gradients": _STILL, "check_objective_reaches": _STILL},
 }
 
 
+def timm_works() -> bool:
+    try:
+        import timm  # noqa: F401
+    except Exception:  # it imports torchvision, which fails in many ways
+        return False
+    return True
+
+
 def subjects() -> list[Subject]:
     ours = {(s.kind, s.name) for s in registry.catalogue().all() if s.target.startswith("mmrobust_baselines.")}
     # This one refuses every fused stream that is not as wide as the prediction, and the kit has no such stream.
     ours.discard(("head", "given"))
+    if not timm_works():
+        ours.discard(("fusion", "vit"))
     return [
         Subject(*key, options=OPTIONS.get(key), beside=BESIDE.get(key), expected_failures=EXPECTED.get(key))
         for key in sorted(ours)
     ]
 
 
-@parametrize_with_checks(subjects())
+# Tracing takes minutes for all parts together: `pytest -m slow` runs these two, and CI does.
+SLOW = ("check_compile", "check_export")
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(case, id=repr(case), marks=[pytest.mark.slow] if check.__name__ in SLOW else [])
+        for subject in subjects()
+        for check in checks_for(subject.kind)
+        for case in [Case(subject, check)]
+    ]
+
+
+@pytest.mark.parametrize("check", cases())
 def test_a_part_conforms(check: Case) -> None:
     check()

@@ -1,0 +1,164 @@
+"""MCTN: Pham, Liang, Manzini, Morency, Póczos (2019), "Found in translation: learning robust joint representations by
+cyclic translations between modalities".
+
+A source modality is translated into a target and back; what the translator holds in between is the joint
+representation, and at test time the source alone is needed. With a third modality the joint representation is
+translated on ("hierarchical MCTN", section 3.4).
+
+Its parts: `translation_chain` as fusion (the encoders of the translators and the network that reads the joint
+representation), and the objective `translation`, which owns the decoders: they are not needed for a prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Shape, Stream, Streams
+from mmrobust.errors import OptionError, nearest
+from mmrobust.nn.attention import attention
+from torch import Tensor, nn
+
+from mmrobust_baselines.layers import Recurrent
+
+JOINTS = "translation_joints"
+
+
+class TranslationChain(Fusion):
+    """Encodes the source again and again, once for each target; the last joint representation is read by an LSTM.
+
+    E_{S->T1} = enc(X_S), all states (section 3.2); E_{(S->T1)->T2} = enc(E_{S->T1}) (section 3.4); the prediction reads
+    the last one with a recurrent network, whose last state is what comes out, `b 1 hidden`. The joint representations
+    go into the notes, for the objective `translation`. Other modalities than the source are never read.
+
+    Args:
+        context: What the house provides.
+        source: The modality that is translated; None for the first. It is read from the specific features, or the
+            generic ones where there are no specific.
+        hidden: Units of each network.
+        layers: Networks one on the other in each encoder.
+
+    Raises:
+        OptionError: There is no such modality.
+    """
+
+    vmappable = False
+    compilable = False  # torch.compile does not take nn.LSTM
+
+    def __init__(self, context: Context, *, source: str | None = None, hidden: int = 32, layers: int = 1) -> None:
+        super().__init__(context)
+        self.side = "specific" if context.specific else "generic"
+        shapes = context.specific or context.generic
+        self.source = source or next(iter(shapes))
+        if self.source not in shapes:
+            raise OptionError("source", f"there is no modality '{self.source}'{nearest(self.source, shapes)}")
+        self.targets = tuple(m for m in context.modalities if m != self.source)
+        sizes = [shapes[self.source].width, *[hidden] * (len(self.targets) - 1)]
+        self.encoders = nn.ModuleList(Recurrent(size, hidden, layers=layers) for size in sizes)
+        self.reader = Recurrent(hidden, hidden)
+        self.shape = Shape(hidden, 1)
+
+    def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        stream = (specific if self.side == "specific" else generic)[self.source]
+        joints = []
+        for encoder in self.encoders:
+            stream, _ = encoder(stream)
+            joints.append(stream)
+        notes[JOINTS] = {"source": self.source, "joints": dict(zip(self.targets, joints, strict=False))}
+        return Stream.pooled(self.reader(stream)[1][-1])
+
+
+class Decoder(nn.Module):
+    """A GRU that attends to the joint representation and hears its own last output (section 3.2).
+
+    Args:
+        joint: Width of the joint representation.
+        hidden: Units.
+        out: Width of a step of the target.
+        backend: Attention backend.
+    """
+
+    def __init__(self, joint: int, hidden: int, out: int, backend: str) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(joint + out, hidden)
+        self.query = nn.Linear(hidden, joint)
+        self.out = nn.Linear(hidden, out)
+        self.backend = backend
+
+    def forward(self, joint: Stream, steps: int) -> Tensor:
+        """Makes `steps` steps of the target, `b t d`."""
+        source = joint.zeroed().x.unsqueeze(1)
+        b = source.shape[0]
+        state = source.new_zeros(b, self.cell.hidden_size)
+        x = source.new_zeros(b, self.out.out_features)
+        made = []
+        for _ in range(steps):
+            query = self.query(state).view(b, 1, 1, -1)
+            heard = attention(query, source, source, joint.mask, self.backend).view(b, -1)
+            state = self.cell(torch.cat([heard, x], -1), state)
+            x = self.out(state)
+            made.append(x)
+        return torch.stack(made, 1)
+
+
+class Translation(Objective):
+    """L_t and L_c: what the translators make of the targets, and of the source on the way back (section 3.3).
+
+    Each joint representation is decoded into its target, and the first translation is encoded and decoded back into
+    the source (cyclic); the costs are mean square errors over the real steps of the features before any noise. The
+    loss is the sum of L_t over targets plus `cycle` times L_c.
+
+    How it was read: decoders attend to the joint representation and hear their own last output in training as at test
+    time; the way back has networks of its own, for modalities differ in width (the paper writes one f for both
+    directions); only the first translation is cyclic, as in figure 4.
+
+    Args:
+        context: What the house provides.
+        hidden: Units of the decoders.
+        cycle: Factor of L_c.
+        source: The modality that the fusion translates; None for the first.
+
+    Raises:
+        OptionError: There is no such modality.
+    """
+
+    minimum = 2
+    vmappable = False
+    compilable = False  # a loop over as many steps as there are
+
+    def __init__(self, context: Context, *, hidden: int = 32, cycle: float = 1.0, source: str | None = None) -> None:
+        super().__init__(context)
+        assert context.fused is not None
+        self.source = source or context.modalities[0]
+        if self.source not in context.modalities:
+            raise OptionError(
+                "source", f"there is no modality '{self.source}'{nearest(self.source, context.modalities)}"
+            )
+        joint = context.fused.width
+        targets = [m for m in context.modalities if m != self.source]
+        width = {m: context.features[m].width for m in context.modalities}
+        self.decoders = nn.ModuleDict({m: Decoder(joint, hidden, width[m], context.attention) for m in targets})
+        self.back = Recurrent(width[targets[0]], joint)
+        self.home = Decoder(joint, hidden, width[self.source], context.attention)
+        self.cycle = cycle
+
+    def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
+        assert out.batch is not None
+        clean = (out.batch.clean or out.batch).features
+        joints = out.notes[JOINTS]["joints"]
+        loss = torch.zeros((), device=out.prediction.device)
+        for i, (m, decoder) in enumerate(self.decoders.items()):
+            made = decoder(joints[m], clean[m].x.shape[1])
+            loss = loss + _error(made, clean[m])
+            if i == 0:
+                back, _ = self.back(Stream(made, clean[m].mask))
+                source = clean[self.source]
+                loss = loss + self.cycle * _error(self.home(back, source.x.shape[1]), source)
+        return loss
+
+
+def _error(made: Tensor, wanted: Stream) -> Tensor:
+    """Mean square error over real steps."""
+    error = (made - wanted.x).square().mean(-1)
+    return (error * wanted.mask).sum() / wanted.mask.sum().clamp(min=1)

@@ -1,0 +1,48 @@
+"""Promise: MCTN needs the source alone, and decodes its targets from what it made of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from mmrobust.contracts import Shape
+from small import PROGRESS, context, outputs, streams
+
+from mmrobust_baselines.mctn import JOINTS, Decoder, Translation, TranslationChain
+
+SHAPES = {"a": Shape(4, 5), "b": Shape(6, 3), "c": Shape(2, 4)}
+
+
+def test_a_prediction_reads_the_source_alone() -> None:
+    fusion = TranslationChain(context(SHAPES), hidden=3)
+    given = streams(SHAPES)
+    out = fusion({}, given, {}).x
+    other = {m: s if m == "a" else s.map(lambda x: x + 1) for m, s in given.items()}
+    assert torch.equal(out, fusion({}, other, {}).x)
+    assert len(fusion.encoders) == 2  # two targets, two joint representations
+
+
+def test_the_loss_adds_translations_and_the_way_back() -> None:
+    told = replace(context(SHAPES), fused=Shape(3, 1))
+    fusion, objective = TranslationChain(told, hidden=3), Translation(told, hidden=4, cycle=0.5)
+    given = streams(SHAPES)
+    out = outputs(given)
+    fusion({}, given, out.notes)
+    joints = out.notes[JOINTS]["joints"]
+    assert list(joints) == ["b", "c"]
+    made = {m: d(joints[m], SHAPES[m].length) for m, d in objective.decoders.items()}
+    expected = sum((made[m] - given[m].x)[given[m].mask].square().mean() for m in made)
+    back, _ = objective.back(replace(given["b"], x=made["b"]))
+    expected = expected + 0.5 * (objective.home(back, 5) - given["a"].x)[given["a"].mask].square().mean()
+    loss = objective(out, {}, PROGRESS)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in fusion.encoders.parameters())
+
+
+def test_a_decoder_hears_its_own_output() -> None:
+    decoder = Decoder(3, 4, 2, "auto")
+    joint = streams({"j": Shape(3, 5)})["j"]
+    three, five = decoder(joint, 3), decoder(joint, 5)
+    torch.testing.assert_close(three, five[:, :3])
+    assert not torch.allclose(five[:, 3], five[:, 4])
