@@ -31,7 +31,7 @@ class _Tokens(nn.Module):
             told = ", ".join(f"{key} {shape.width}" for key, shape in shapes.items())
             raise OptionError(option, f"its streams must have one width, but they have {told}")
         self.width = widths.pop()
-        self.keys = tuple(shapes)
+        self.lengths = {key: shape.length for key, shape in shapes.items()}
         self.length = sum(shape.length for shape in shapes.values())
         self.shared = position == "timestamp"
         steps = max(shape.length for shape in shapes.values()) if self.shared else self.length
@@ -43,14 +43,14 @@ class _Tokens(nn.Module):
         """Values `b s d` and mask `b s` of all tokens."""
         values = []
         start = 0
-        for key in self.keys:
+        for key, length in self.lengths.items():
             x = streams[key].x
             if self.position is not None:
                 first = 0 if self.shared else start
                 x = x + self.position[:, first : first + x.shape[1]]
-            start += x.shape[1]
+            start += length
             values.append(x)
-        return torch.cat(values, 1), torch.cat([streams[key].mask for key in self.keys], 1)
+        return torch.cat(values, 1), torch.cat([streams[key].mask for key in self.lengths], 1)
 
 
 class CrossAttention(Fusion):
@@ -135,8 +135,10 @@ class Concat(Fusion):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
+        self.generic, self.specific = tuple(context.generic), tuple(context.specific)
         shapes = [*context.generic.values(), *context.specific.values()]
         self.shape = Shape(sum(shape.width for shape in shapes), 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
-        return Stream.pooled(torch.cat([s.mean() for s in (*generic.values(), *specific.values())], -1))
+        streams = [*(generic[key] for key in self.generic), *(specific[key] for key in self.specific)]
+        return Stream.pooled(torch.cat([stream.mean() for stream in streams], -1))
