@@ -4,13 +4,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test lint bench lock clean
+.PHONY: run test test-plugins lint bench lock clean
 
 run: $(VENV)/.run
 	$(BIN)/mmrobust run recipes/normtr.yaml
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+# Each distribution under plugins/ is installed and tested alone, as its author would.
+test-plugins: $(VENV)/.dev
+	set -e; for plugin in plugins/*/; do \
+	  name=$$(basename $$plugin); rm -rf build/plugins/$$name; \
+	  $(PIP) --no-deps --no-build-isolation --target build/plugins/$$name ./$$plugin; \
+	  PYTHONPATH=build/plugins/$$name MMROBUST_PLUGINS=$$name $(BIN)/python -m pytest -n auto $$plugin; \
+	done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
