@@ -1,20 +1,28 @@
-"""Registers the plugin where it is not installed, so that the tests run from a checkout too."""
+"""Stands in for an installation where there is none, so that the tests run from a checkout too."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 from mmrobust import registry
 
-PLUGIN = Path(__file__).parent.parent / "mmrobust_baselines" / "plugin.py"
+ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)
-if not any(spec.target.startswith("mmrobust_baselines.") for spec in registry.catalogue().all()):
-    sys.path.insert(0, str(PLUGIN.parent.parent))
-    registry.load_file(PLUGIN)
+try:
+    metadata.distribution("mmrobust-baselines")
+except metadata.PackageNotFoundError:
+    made = Path(tempfile.mkdtemp()) / "mmrobust_baselines-0.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: mmrobust-baselines\nVersion: 0\n")
+    (made / "entry_points.txt").write_text("[mmrobust]\nbaselines = mmrobust_baselines.plugin\n")
+    sys.path[:0] = [str(ROOT), str(made.parent)]
+    registry.reset()
 
 
 @pytest.fixture(autouse=True)

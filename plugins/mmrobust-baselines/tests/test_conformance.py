@@ -36,10 +36,6 @@ BESIDE: dict[tuple[str, str], dict[str, Part[Any]]] = {
     ("objective", "translation"): {"fusion": Part("translation_chain", {"hidden": 16})},
     ("objective", "cca"): {"fusion": Part("outer_cnn", {"channels": 2, "grid": 3, "out": 4})},
 }
-_STILL = "labels have not moved yet, and the paper weighs by tanh(|y_s - y_m|), which is then zero"
-EXPECTED: dict[tuple[str, str], dict[str, str]] = {
-    ("objective", "unimodal_labels"): {"check_gradients": _STILL, "check_objective_reaches": _STILL},
-}
 
 
 def timm_works() -> bool:
@@ -56,10 +52,7 @@ def subjects() -> list[Subject]:
     ours.discard(("head", "given"))
     if not timm_works():
         ours.discard(("fusion", "vit"))
-    return [
-        Subject(*key, options=OPTIONS.get(key), beside=BESIDE.get(key), expected_failures=EXPECTED.get(key))
-        for key in sorted(ours)
-    ]
+    return [Subject(*key, options=OPTIONS.get(key), beside=BESIDE.get(key)) for key in sorted(ours)]
 
 
 # Tracing takes minutes for all parts together: `pytest -m slow` runs these two, and CI does.
