@@ -522,7 +522,7 @@ def _ended(made: Study, name: str, code: int) -> None:
         lines = [line for line in text.splitlines() if line.strip()]
         starts = [i for i, line in enumerate(lines) if line.startswith("error:")]
         lines = lines[starts[-1] :][:_TOLD] if starts else lines[-_TOLD:]
-        error = "\n".join([*lines, f"({said}; more in {run.path / 'output.txt'})"])
+        error = "\n".join([*lines, f"({said}; more in variants/{name}/output.txt)"])
     found.update(state="finished" if finished else "failed", error=error)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,15 +19,23 @@ from mmrobust.study import Study, _open, run_study
 TINY = [
     "data.train=24", "data.valid=12", "data.test=20", "data.length=6", "data.text=6", "data.audio=4", "data.vision=4",
     "model.width=16", "model.fusion.depth=1", "model.fusion.heads=2", "train.epochs=1", "evaluate.rates=[0, 1]",
-    "evaluate.draws=1",
+    "evaluate.draws=1", "evaluate.metrics=[mae, corr]",
 ]  # fmt: skip
 STUDIES = ("ablation", "depth", "modalities", "query_key_value")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """A study of one seed."""
-    folder = tmp_path_factory.mktemp("study")
+    """A study of one seed; processes that test beside each other share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-study"
+    folder.mkdir(exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _open("two", folder / "runs") if (folder / "runs").exists() else _made(folder)
+
+
+def _made(folder: Path) -> Study:
     (folder / "two.yaml").write_text(
         "recipe: 1\nname: two\nextends: normtr\nvariants:\n  first: {}\n  second: ['model.modalities=[text]']\n"
         "  third: ['~learning.views.type_2', evaluate.draws=2]\n"
@@ -100,7 +110,7 @@ def test_a_loaded_recipe_takes_no_overrides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_shipped_variant_builds_and_differs_from_the_first(name: str) -> None:
-    loaded = recipe.load(f"studies/{name}", [*TINY[:-3], "model.fusion.depth=2"])
+    loaded = recipe.load(f"studies/{name}", [*TINY[:9], "model.fusion.depth=2"])
     assert len(loaded.train.seeds) >= 5 and loaded.variants
     told, dataset = set(), None
     for variant in loaded.variants:

@@ -124,18 +124,26 @@ def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curv
 
 
 def compared(
-    measure: Measure, curves: Sequence[tuple[Sequence[float], Curve]], *, one_limit: bool, large: bool = False
+    measure: Measure,
+    noise: str,
+    curves: Sequence[tuple[Sequence[float], Curve]],
+    *,
+    one_limit: bool,
+    large: bool = False,
 ) -> str:
     """A measure against the rate of one noise, for several models.
 
     Args:
         measure: What is drawn.
+        noise: Its name.
         curves: Rates and curve of each model, the reference first.
         one_limit: The limit is the same for all, and drawn once; otherwise each has its own, in its colour.
         large: The figure that stands alone, with a legend.
     """
-    with _style(f"compared {measure.name} {large}"):
-        figure, axes = _figure(7.4 if large else 3.45, 3.7 if large else 2.35)
+    with _style(f"compared {measure.name} {noise} {large}"):
+        beside = 0.6 + 0.066 * max(len(_plain(curve.name)) for _, curve in curves)  # inches for the legend
+        width = 6 + beside if large else 3.45
+        figure, axes = _figure(width, 3.5 if large else 2.35)
         scale = 100 if measure.percent else 1
         for i, (rates, curve) in enumerate(curves):
             colour, turn = SERIES[i % len(SERIES)], i // len(SERIES)
@@ -157,6 +165,7 @@ def compared(
         axes.set_xlim(min(every), max(every) if max(every) > min(every) else min(every) + 1)
         axes.margins(y=0.08)
         if large:
+            figure.subplots_adjust(right=1 - beside / width)
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=2.2, labelspacing=0.7)
         return _svg(figure)
 

@@ -286,7 +286,7 @@ def _draw(
         if not curves:
             continue
         figure = f"rates-{_slug(noise)}-{_slug(name)}"
-        figures[figure] = compared(measure, curves, one_limit=len(known) == 1, large=name == primary)
+        figures[figure] = compared(measure, noise, curves, one_limit=len(known) == 1, large=name == primary)
         entry = (figure, measure.label)
         if name == primary:
             table["hero"] = entry

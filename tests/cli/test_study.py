@@ -27,7 +27,7 @@ extends: normtr
 data: {{train: 32, valid: 16, test: 40, length: 8, text: 6, audio: 4, vision: 4}}
 model: {{width: 16, fusion: {{depth: 1, heads: 2}}}}
 train: {{seeds: [1, 2], epochs: 2, lr: 1e-2}}
-evaluate: {{rates: [0, 0.5, 1], draws: 2}}
+evaluate: {{rates: [0, 1], draws: 1, metrics: [mae, acc2_non0]}}
 variants:
   whole: {{}}
   averaged: {{model.fusion: concat}}
@@ -49,24 +49,58 @@ def only(folder: Path) -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A study of which one variant cannot be run, and what the command said."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "tiny.yaml").write_text(STUDY + BROKEN)
-    line = [sys.executable, "-m", "mmrobust", "study", "tiny.yaml", "--jobs", "2", "--json"]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
-    return only(folder / "runs"), done
+def test_a_study_interrupted_killed_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One study, since starting processes takes long; its training ends as it would have (see tests/training)."""
+    (tmp_path / "tiny.yaml").write_text(STUDY + BROKEN)
+    command = [sys.executable, "-m", "mmrobust", "study"]
+    start = lambda *more: subprocess.Popen(
+        [*command, *more, "--jobs", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines = lambda: sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("runs/*/*/variants/*/metrics.jsonl"))
+
+    process = start("tiny.yaml")
+    wait_for(lambda: lines() >= 1, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    folder = only(tmp_path / "runs")
+    assert process.returncode == 130 and "Traceback" not in err
+    assert f"mmrobust study --resume {folder.relative_to(tmp_path)}" in err
+    before = lines()
+    assert before < 8 and json.loads((folder / "study.json").read_text())["variants"]["whole"]["state"] == "interrupted"
+
+    process = start("--resume", "tiny")
+    wait_for(lambda: lines() > before or (folder / "variants/whole/evaluation.json").exists(), process)
+    process.kill()
+    process.communicate(timeout=120)
+
+    done = subprocess.run(
+        [*command, "--resume", str(folder), "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    the_failing_variant_is_named(folder, done)
+    the_tables_hold_what_the_runs_hold(folder)
+    the_report_shows_the_variants_and_no_stranger_s_markup(folder)
+
+    finished = {path: path.stat().st_mtime_ns for path in (folder / "variants").glob("*/evaluation.json")}
+    page, table = (folder / "report.html").read_bytes(), (folder / "tables" / "clean.csv").read_bytes()
+    assert main(["study", "--resume", str(folder)]) == 5
+    out, err = capsys.readouterr()
+    assert "1 of 3 variants to run" in err and "study: " in out and "averaged" in out
+    assert finished == {path: path.stat().st_mtime_ns for path in finished} and len(finished) == 2
+    assert (folder / "report.html").read_bytes() == page and (folder / "tables" / "clean.csv").read_bytes() == table
 
 
-def test_a_failing_variant_is_named_and_the_others_go_on(
-    study: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, done = study
+def wait_for(ready: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+def the_failing_variant_is_named(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 5, done.stderr
     assert "error: 1 of 3 variants failed" in done.stderr and "Traceback" not in done.stderr
     assert re.search(r"broken:\n +error: .*onerror", done.stderr) and "--resume" in done.stderr
-    assert "finished whole" in done.stderr and re.search(r"failed broken: error: .*\(./3\)", done.stderr)
+    assert "finished averaged" in done.stderr and re.search(r"failed broken: error: .*\(./3\)", done.stderr)
     told = json.loads(done.stdout)
     assert {name: found["state"] for name, found in told["variants"].items()} == {
         "whole": "finished", "averaged": "finished", "broken": "failed",
@@ -75,10 +109,10 @@ def test_a_failing_variant_is_named_and_the_others_go_on(
     for name in ("whole", "averaged"):
         run = folder / "variants" / name
         assert all((run / part).exists() for part in ("resolved.yaml", "evaluation.json", "report.html", "predictions"))
+        assert (run / "metrics.jsonl").read_text().count("\n") == 4  # two seeds, two epochs
 
 
-def test_tables_hold_what_the_runs_hold(study: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder, _ = study
+def the_tables_hold_what_the_runs_hold(folder: Path) -> None:
     told = json.loads((folder / "study.json").read_text())
     runs = {name: json.loads((folder / "variants" / name / "evaluation.json").read_text())
             for name in ("whole", "averaged")}  # fmt: skip
@@ -102,6 +136,19 @@ def test_tables_hold_what_the_runs_hold(study: tuple[Path, subprocess.CompletedP
         assert float(rows[0]["mean"]) == table["rows"]["whole"][rows[0]["measure"]]["mean"]
 
 
+def the_report_shows_the_variants_and_no_stranger_s_markup(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert not page.tags & {"script", "img", "link", "iframe"} and "onerror" not in page.attributes
+    assert HOSTILE not in text and "&lt;script&gt;alert(1)" in text and "&lt;img src=x onerror" in text
+    for link in page.links:
+        assert (folder / link).is_file(), link
+    assert {f"variants/{name}/report.html" for name in ("whole", "averaged")} <= set(page.links)
+    assert text.count("<svg") == 2 and "limit" in text
+    assert "<strong>broken</strong> failed" in text and "Bold where it would hold" in text
+    assert "model.fusion: concat" in text
+
+
 class Page(HTMLParser):
     """Elements and links of a page."""
 
@@ -116,76 +163,6 @@ class Page(HTMLParser):
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
         self.links += [value or "" for name, value in attrs if name == "href" and tag == "a"]
-
-
-def test_the_report_shows_the_variants_and_no_stranger_s_markup(
-    study: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
-    folder, _ = study
-    text = (folder / "report.html").read_text()
-    page = Page(text)
-    assert not page.tags & {"script", "img", "link", "iframe"} and "onerror" not in page.attributes
-    assert HOSTILE not in text and "&lt;script&gt;alert(1)" in text and "&lt;img src=x onerror" in text
-    for link in page.links:
-        assert (folder / link).is_file(), link
-    assert {f"variants/{name}/report.html" for name in ("whole", "averaged")} <= set(page.links)
-    assert text.count("<svg") == 9 and "limit" in text
-    assert "<strong>broken</strong> failed" in text and "Bold where it would hold" in text
-    assert "model.fusion: concat" in text
-
-
-def test_finished_variants_are_left_alone(
-    study: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, _ = study
-    before = {path: path.stat().st_mtime_ns for path in (folder / "variants").glob("*/evaluation.json")}
-    page, table = (folder / "report.html").read_bytes(), (folder / "tables" / "clean.csv").read_bytes()
-    assert main(["study", "--resume", str(folder)]) == 5
-    out, err = capsys.readouterr()
-    assert "1 of 3 variants to run" in err and "study: " in out and "averaged" in out
-    assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) == 2
-    assert (folder / "report.html").read_bytes() == page and (folder / "tables" / "clean.csv").read_bytes() == table
-
-
-def wait_for(ready: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
-    while not ready():
-        assert time.monotonic() < end and process.poll() is None, process.communicate()
-        time.sleep(0.05)
-
-
-def test_interrupted_then_killed_then_resumed_ends_with_the_same_bytes(
-    study: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    (tmp_path / "tiny.yaml").write_text(STUDY)
-    line = [sys.executable, "-m", "mmrobust", "study"]
-    popen = lambda *more: subprocess.Popen(
-        [*line, *more, "--jobs", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    lines = lambda: sum(
-        path.read_bytes().count(b"\n") for path in tmp_path.glob("runs/tiny/*/variants/*/metrics.jsonl")
-    )
-
-    process = popen("tiny.yaml")
-    wait_for(lambda: lines() >= 1, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and "mmrobust study --resume" in err and "Traceback" not in err
-    folder = only(tmp_path / "runs")
-
-    before = lines()
-    process = popen("--resume", "tiny")
-    wait_for(lambda: lines() > before or (folder / "variants/whole/evaluation.json").exists(), process)
-    process.kill()
-    process.communicate(timeout=120)
-
-    done = subprocess.run(
-        [*line, "--resume", str(folder), "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for name in ("whole", "averaged"):
-        mine, others = (path / "variants" / name / "evaluation.json" for path in (folder, study[0]))
-        assert mine.read_bytes() == others.read_bytes()
 
 
 @pytest.mark.parametrize(
