@@ -22,7 +22,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("fusion", "translation_chain"): {"hidden": 16},
     ("objective", "translation"): {"hidden": 4},
     ("fusion", "outer_cnn"): {"channels": 2, "grid": 3, "out": 4},
-    ("fusion", "message_hub"): {"depth": 2, "heads": 2},
+    ("fusion", "message_hub"): {"depth": 1, "heads": 2},
     ("fusion", "word_shift"): {"hidden": 4, "nonverbal": 3, "most": 3},
     ("encoder", "transformer"): {"heads": 2},
     ("fusion", "multiscale_vlad"): {"scales": [1, 2], "clusters": 3, "heads": 2},
