@@ -21,8 +21,8 @@ class LowRank(Fusion):
     The public release weighs the r terms by one more vector, which the factors can absorb; it is left out. The bias b
     of h = W . Z + b (equation 2) is kept. Streams of more steps are averaged first. Gives `b 1 out`.
 
-    The paper does not say how factors begin: here each is drawn so that every modality's projection has the variance
-    of its input, and the product of M of them stays of order one.
+    The paper does not say how factors begin: here they are drawn so that h has the variance of a product of the inputs'
+    mean squares, whatever the rank and the widths are.
 
     Args:
         context: What the house provides.
@@ -39,8 +39,7 @@ class LowRank(Fusion):
             {key: nn.Parameter(torch.empty(rank, shape.width + 1, self.out)) for key, shape in shapes.items()}
         )
         for factor in self.factors.values():
-            nn.init.normal_(factor, std=(factor.shape[1]) ** -0.5)
-        self.scale = rank**-0.5
+            nn.init.normal_(factor, std=factor.shape[1] ** -0.5 * rank ** (-0.5 / len(self.factors)))
         self.bias = nn.Parameter(torch.zeros(self.out))
         self.shape = Shape(self.out, 1)
 
@@ -53,7 +52,7 @@ class LowRank(Fusion):
             projected = torch.einsum("bd,rdh->brh", z, factor)
             product = projected if product is None else product * projected
         assert product is not None
-        return product.sum(1) * self.scale + self.bias
+        return product.sum(1) + self.bias
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         streams = joined(generic, specific)

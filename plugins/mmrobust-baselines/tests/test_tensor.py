@@ -35,7 +35,7 @@ def test_low_rank_equals_its_weight_tensor_contracted_with_tfns_product() -> Non
     shapes = pooled(3, 2, 4)
     fusion = LowRank(context(shapes, task=CLASSES), rank=5).double()
     given = {k: s.map(torch.Tensor.double) for k, s in streams(shapes).items()}
-    weights = fusion.scale * torch.einsum("rih,rjh,rkh->ijkh", *fusion.factors.values())
+    weights = torch.einsum("rih,rjh,rkh->ijkh", *fusion.factors.values())
     product = torch.einsum("bi,bj,bk->bijk", *with_ones(given))
     expected = torch.einsum("bijk,ijkh->bh", product, weights) + fusion.bias
     torch.testing.assert_close(fusion({}, given, {}).x.squeeze(1), expected)
@@ -50,7 +50,7 @@ def test_with_full_rank_any_contraction_of_tfn_can_be_reached() -> None:
     row, column = torch.arange(rank) // 4, torch.arange(rank) % 4
     a.data = torch.eye(3)[row].unsqueeze(-1).expand(-1, -1, 3).clone()
     b.data = torch.eye(4)[column].unsqueeze(-1).expand(-1, -1, 3).clone()
-    c.data = weights[row, column] / fusion.scale
+    c.data = weights[row, column]
     given = streams(shapes)
     product = TensorFusion(context(shapes))({}, given, {}).x.squeeze(1)
     expected = product @ weights.reshape(-1, 3) + fusion.bias
