@@ -30,7 +30,7 @@
     }]
 
 `difference` is variant - reference over the seeds that all have, `low` and `high` the ends of its 95 % interval, `p`
-that of `mmrobust.robustness.paired`, `p_holm` the same after Holm's correction over the table, `significant` true where
+that of `mmrobust.robustness.significance`, `p_holm` the same after Holm's correction over the table, `significant` true where
 that is under 0.05. Undefined values are null.
 """
 
@@ -64,8 +64,7 @@ from mmrobust.errors import CellsFailedError, InterruptedRun, MmrobustError, Rec
 from mmrobust.measures import describe
 from mmrobust.report import report
 from mmrobust.report.study import report_study, table_name
-from mmrobust.robustness.paired import Difference, Resampled, paired, resample
-from mmrobust.robustness.significance import holm
+from mmrobust.robustness.significance import Difference, Resampled, holm, paired, resample
 from mmrobust.robustness.sweep import CLEAN
 from mmrobust.training import Checkpoints, Meter, RunFolder
 from mmrobust.training.folder import to_json

@@ -2,7 +2,6 @@
 
 from mmrobust.robustness.evaluation import Evaluation, evaluate
 from mmrobust.robustness.prediction import predict
-from mmrobust.robustness.significance import compare
 from mmrobust.robustness.sweep import Grid, auilc, auilc_mean, sweep, sweep_limit
 
-__all__ = ["Evaluation", "Grid", "auilc", "auilc_mean", "compare", "evaluate", "predict", "sweep", "sweep_limit"]
+__all__ = ["Evaluation", "Grid", "auilc", "auilc_mean", "evaluate", "predict", "sweep", "sweep_limit"]

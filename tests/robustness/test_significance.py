@@ -1,28 +1,94 @@
-"""Promise: what is called better is better, as often as the level says, and a single seed never is."""
+"""Promise: a difference is called one only where other samples and other seeds would show it again."""
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 
-from mmrobust.contracts import Task
-from mmrobust.errors import MmrobustError, UsageError
-from mmrobust.measures import measure_many
-from mmrobust.robustness import compare, evaluate
-from mmrobust.robustness.significance import Comparison, bootstrap, holm
-from mmrobust.robustness.store import read, save
+from mmrobust.errors import MmrobustError
+from mmrobust.robustness.significance import _critical, holm, paired, resample, two_sided
+from mmrobust.robustness.sweep import CLEAN
 from mmrobust.training import RunFolder
 
-TASK = Task("regression", 1, "regression")
+
+def scores(shift: float, seeds: int, random: torch.Generator, index: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Mean scores of a made-up model whose seeds differ: on the split, then on each resample."""
+    own = torch.randn(seeds, 1, generator=random) * 0.05 + shift
+    each = own + 0.3 * torch.randn(seeds, index.shape[1], generator=random)
+    return {k: each[k].double()[index].mean(-1) for k in range(seeds)}
 
 
-def mae(p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return measure_many(TASK, p, y, ["mae"])["mae"]
+def index_of(n: int, random: torch.Generator, resamples: int = 60) -> torch.Tensor:
+    return torch.cat([torch.arange(n).unsqueeze(0), torch.randint(n, (resamples, n), generator=random)])
+
+
+def test_students_t_is_scipys() -> None:
+    for freedom in (1, 2, 4, 16, 300):
+        for t in (0.0, 0.5, 2.0, 9.0):
+            assert two_sided(t, freedom) == pytest.approx(2 * stats.t.sf(t, freedom), rel=1e-4, abs=1e-9)
+        assert _critical(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-3)
+
+
+@pytest.mark.parametrize(("runs", "seeds"), [(2, 3), (4, 2), (4, 5)])
+def test_equal_models_are_seldom_told_apart(runs: int, seeds: int) -> None:
+    random = torch.Generator().manual_seed(1)
+    found = 0
+    for _ in range(200):
+        index = index_of(80, random)
+        first, *others = (scores(0, seeds, random, index) for _ in range(runs))
+        found += (paired(first, others, 80)[0].p or 0) < 0.05
+    assert found / 200 <= 0.085  # 5 %, and what 200 trials may add
+
+
+def test_a_large_difference_is_found_and_its_interval_holds_it() -> None:
+    random = torch.Generator().manual_seed(2)
+    index = index_of(200, random)
+    first = scores(0, 5, random, index)
+    better, same = paired(first, [scores(0.4, 5, random, index), first], 200)
+    assert better.p is not None and better.p < 0.001
+    assert better.low is not None and better.high is not None and 0 < better.low < 0.4 < better.high
+    assert (same.value, same.p) == (0, 1)
+
+
+def test_a_single_seed_and_strangers_tell_nothing() -> None:
+    random = torch.Generator().manual_seed(3)
+    index = index_of(50, random)
+    one = scores(0, 1, random, index)
+    alone = paired(one, [scores(5, 1, random, index)], 50)[0]
+    assert alone.p is None and alone.low is None and alone.value == pytest.approx(5, abs=0.5)
+    strangers = paired(one, [{7: one[0]}], 50)[0]
+    assert math.isnan(strangers.value) and strangers.p is None
+    assert paired(one, [], 50) == []
+
+
+def test_only_shared_seeds_count() -> None:
+    random = torch.Generator().manual_seed(4)
+    index = index_of(50, random)
+    full = scores(0, 5, random, index)
+    other = scores(0.1, 5, random, index)
+    some = {k: other[k] for k in (1, 3, 4)}
+    found = paired(full, [some], 50)[0]
+    assert found.seeds == 3
+    assert found.value == pytest.approx(sum((other[k][0] - full[k][0]).item() for k in some) / 3)
+
+
+def test_scores_of_a_run_are_its_evaluations(run: RunFolder) -> None:
+    import json
+
+    told = json.loads(run.evaluation.read_text())
+    found = resample(run, ["mae", "acc2_non0"], resamples=3)
+    for name in ("mae", "acc2_non0"):
+        for k, seed in enumerate(told["seeds"]):
+            assert found.values[CLEAN][name][seed][0].item() == pytest.approx(told["clean"][name]["each"][k])
+            area = told["noises"]["frame_drop"]["auilc"][name]["each"][k]
+            assert found.values["frame_drop"][name][seed][0].item() == pytest.approx(area)
+            assert len(found.values[CLEAN][name][seed]) == 4
+    run.evaluation.write_text("{")
+    with pytest.raises(MmrobustError, match="missing or damaged"):
+        resample(run, ["mae"])
 
 
 def test_holm() -> None:
@@ -31,79 +97,3 @@ def test_holm() -> None:
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     corrected = holm([0.02, math.nan])
     assert corrected[0] == 0.02 and math.isnan(corrected[1])
-
-
-def test_a_difference_of_nothing_is_rarely_called_one() -> None:
-    """Of 200 pairs of equally good runs of four seeds, about one in twenty looks different at 5 %."""
-    random = torch.Generator().manual_seed(0)
-    found = 0
-    for trial in range(200):
-        label = torch.randn(60, generator=random)
-        runs = []
-        for _ in range(2):
-            skill = 1 + 0.2 * torch.randn(4, 1, 1, generator=random)  # seeds differ
-            runs.append(label[:, None] + skill * torch.randn(4, 60, 1, generator=random))
-        *_, p = bootstrap(mae, runs[0], runs[1], label, resamples=200, seed=trial)
-        found += p < 0.05
-    assert found <= 24  # 12 %: four seeds are few, and the bootstrap is known to be a little bold with few
-
-
-def test_the_interval_holds_the_difference() -> None:
-    torch.manual_seed(0)
-    label = torch.randn(300)
-    good, bad = (label[:, None] + s * torch.randn(5, 300, 1) for s in (0.5, 0.8))
-    a, b, difference, low, high, p = bootstrap(mae, bad, good, label, resamples=500)
-    assert difference == pytest.approx(b - a) and low < difference < high < 0
-    assert p == pytest.approx(2 / 501)  # the least that 500 resamples can say
-    assert bootstrap(mae, bad, good, label, resamples=500) == (a, b, difference, low, high, p)
-
-
-def test_a_run_compared_with_itself_is_no_better(run: RunFolder, tmp_path: Path) -> None:
-    rows = compare(run, run, ["mae", "acc7"], resamples=50)
-    assert [(row.where, row.measure) for row in rows] == [
-        ("clean", "mae"), ("clean", "acc7"), ("frame_drop", "mae"), ("frame_drop", "acc7"),
-    ]  # fmt: skip
-    assert all(row.difference == 0 and row.better is None for row in rows)
-    told = json.loads(run.evaluation.read_text())
-    assert rows[0].a == pytest.approx(told["clean"]["mae"]["mean"])
-    assert rows[2].a == pytest.approx(told["noises"]["frame_drop"]["auilc"]["mae"]["mean"])
-
-
-def other(run: RunFolder, path: Path) -> RunFolder:
-    """A run that is right: its predictions are the labels, nearly."""
-    copy = RunFolder(Path(shutil.copytree(run.path, path)))
-    for seed in (1, 2):
-        file = copy.predictions / f"seed-{seed}.safetensors"
-        saved = read(file)
-        right = {k: saved.label[:, None] + 0.1 * v.tanh() for k, v in saved.predictions.items()}
-        save(file, type(saved)(**{**saved.__dict__, "predictions": right}))
-    return copy
-
-
-def test_a_better_run_is_found(run: RunFolder, tmp_path: Path) -> None:
-    rows = compare(run, other(run, tmp_path / "right"), ["mae", "corr"], resamples=400)
-    assert [row.better for row in rows] == ["b"] * 4
-    assert all(row.p_holm >= row.p for row in rows)
-    assert [row.better for row in compare(tmp_path / "right", run, ["mae", "corr"], resamples=400)] == ["a"] * 4
-
-
-def test_a_single_seed_is_never_called_better(run: RunFolder, tmp_path: Path) -> None:
-    row = Comparison("clean", "mae", 1.0, 0.1, -0.9, -0.95, -0.85, 1e-4, 1e-4, (1, 5))
-    assert row.better is None
-    right = other(run, tmp_path / "right")
-    shutil.rmtree(run.seed(2))
-    evaluate(run, quiet=True)
-    assert [row.better for row in compare(run, right, ["mae"], resamples=100)] == [None, None]
-
-
-def test_runs_that_met_something_else_are_not_compared(run: RunFolder, tmp_path: Path) -> None:
-    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "copy")))
-    evaluate(copy, ["evaluate.draws=1"], quiet=True)
-    with pytest.raises(UsageError, match="numbers of draws are not the same"):
-        compare(run, copy)
-    evaluate(copy, ["evaluate.split=valid"], quiet=True)
-    with pytest.raises(UsageError, match="samples are not the same"):
-        compare(run, copy)
-    copy.evaluation.unlink()
-    with pytest.raises(MmrobustError, match="evaluate the run first"):
-        compare(run, copy)
