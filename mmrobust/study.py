@@ -30,8 +30,8 @@
     }]
 
 `difference` is variant - reference over the seeds that all have, `low` and `high` the ends of its 95 % interval, `p`
-that of `mmrobust.robustness.significance`, `p_holm` the same after Holm's correction over the table, `significant` true where
-that is under 0.05. Undefined values are null.
+that of `mmrobust.robustness.significance`, `p_holm` the same after Holm's correction over the table, `significant` true
+where that is under 0.05. Undefined values are null.
 """
 
 from __future__ import annotations
