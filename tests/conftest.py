@@ -9,6 +9,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MMROBUST_NO_PLUGINS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the many child processes shall not compile everything anew
 
 ROOT = Path(__file__).parent.parent
 

@@ -48,7 +48,7 @@ def test_json_says_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        (["tiny.yaml", "model.fusion.heads=3"], 2, "error: fusion 'cross_attention', option 'heads': 3 does not divide"),
+        (["tiny.yaml", "model.fusion.heads=3"], 2, "fusion 'cross_attention', option 'heads': 3 does not divide"),
         (["tiny.yaml", "model.fusion.depht=3"], 2, "has no option 'depht'; did you mean 'depth'?"),
         (["tiny.yaml", "model.fusion=cross_atention"], 2, "did you mean 'cross_attention'?"),
         (["missing.yaml"], 2, "missing.yaml"),

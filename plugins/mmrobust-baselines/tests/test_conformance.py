@@ -48,8 +48,6 @@ def timm_works() -> bool:
 
 def subjects() -> list[Subject]:
     ours = {(s.kind, s.name) for s in registry.catalogue().all() if s.target.startswith("mmrobust_baselines.")}
-    # This one refuses every fused stream that is not as wide as the prediction, and the kit has no such stream.
-    ours.discard(("head", "given"))
     if not timm_works():
         ours.discard(("fusion", "vit"))
     return [Subject(*key, options=OPTIONS.get(key), beside=BESIDE.get(key)) for key in sorted(ours)]
