@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmrobust.cli.arguments import Kind, Name
+
 if TYPE_CHECKING:
     from mmrobust.contracts import Part
     from mmrobust.testing import Result
@@ -19,21 +21,9 @@ def register(family: typer.Typer) -> None:
     family.command()(check)
 
 
-def _kinds(incomplete: str) -> list[str]:
-    from mmrobust.cli.plugins import kinds
-
-    return kinds(incomplete)
-
-
-def _components(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    from mmrobust.cli.plugins import components
-
-    return components(ctx, incomplete)
-
-
 def check(
-    kind: Annotated[str, typer.Argument(help="Its kind, e.g. fusion.", autocompletion=_kinds)],
-    name: Annotated[str, typer.Argument(help="Its name, or distribution/name.", autocompletion=_components)],
+    kind: Kind,
+    name: Name,
     options: Annotated[
         list[str] | None, typer.Argument(metavar="[OPTION=VALUE]...", help="Options, written as in a recipe.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmrobust.cli import check
+from mmrobust.cli.arguments import Kind, Name, kinds
 
 
 def register(app: typer.Typer) -> None:
@@ -18,25 +19,6 @@ def register(app: typer.Typer) -> None:
     family.command()(new)
     check.register(family)
     app.add_typer(family, name="plugins")
-
-
-def kinds(incomplete: str) -> list[str]:
-    """Kinds, for completion in a shell."""
-    from mmrobust.registry.spec import KINDS
-
-    return [kind for kind in KINDS if kind.startswith(incomplete)]
-
-
-def components(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Components of the kind that was typed, for completion in a shell."""
-    from mmrobust.registry import catalogue
-
-    found = catalogue().all(ctx.params.get("kind"))
-    return [(spec.name, spec.summary) for spec in found if spec.name.startswith(incomplete)]
-
-
-Kind = Annotated[str, typer.Argument(help="Its kind, e.g. fusion.", autocompletion=kinds)]
-Name = Annotated[str, typer.Argument(help="Its name, or distribution/name.", autocompletion=components)]
 
 
 def list_(
