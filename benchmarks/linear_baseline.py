@@ -42,7 +42,8 @@ def main() -> None:
         if best is None or chosen.improves(valid, best[0]):
             best = (valid, strength, measure(task, predict("test"), y["test"]))
     assert best is not None
-    print(f"{type(model).__name__}, penalty {best[1]:g} (chosen by valid {chosen.name} {best[0]:.4f}); test:")
+    name = "ridge" if task.kind == "regression" else "logistic regression"
+    print(f"{name}, penalty {best[1]:g} (chosen by valid {chosen.name} {best[0]:.4f}); test:")
     for name, value in best[2].items():
         print(f"  {describe(name).title:24} {describe(name).show(value)}")
 
