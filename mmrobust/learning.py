@@ -71,7 +71,7 @@ class Learning(nn.Module):
         views = run_views(model, noisy)
         parts = {}
         total = torch.zeros((), device=batch.index.device)
-        for key, objective in self._objectives():
+        for key, objective in self.named_objectives():
             parts[key] = objective(views[key.split(".")[0]], views, progress)
             total = total + objective.weight * parts[key]
         return total, parts, views
@@ -79,10 +79,11 @@ class Learning(nn.Module):
     @torch.no_grad()
     def update(self, views: Mapping[str, Outputs], progress: Progress) -> None:
         """Lets every objective change its memory; once a step, after backward, before the optimizer's step."""
-        for key, objective in self._objectives():
+        for key, objective in self.named_objectives():
             objective.update(views[key.split(".")[0]], views, progress)
 
-    def _objectives(self) -> list[tuple[str, Objective]]:
+    def named_objectives(self) -> list[tuple[str, Objective]]:
+        """Every objective by `view.objective`."""
         return [(key.replace("/", "."), module) for key, module in self.objectives.items()]  # type: ignore[misc]
 
 

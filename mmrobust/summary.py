@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrobust.build import Built
-from mmrobust.contracts import Progress, Shape, Stream
+from mmrobust.contracts import Batch, Progress, Shape, Streams
 from mmrobust.errors import DivergedError
 from mmrobust.nn.attention import resolve, use_attention
 from mmrobust.randomness import generator
@@ -144,7 +144,7 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
     train = dataset.splits["train"]
     count = min(recipe.train.batch_size, len(train))
     batch = train.batch(torch.arange(count))
-    counts = _flops(built, {m: batch.features[m] for m in context.modalities})
+    counts = _flops(built, batch.features)
     shapes = {
         "encoder": built.model.encoder.shapes,
         "generic": built.model.generic.shapes,
@@ -162,13 +162,12 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
     for name, part in built.model.parts.items():
         slot = f"{name}_extractor" if name in ("generic", "specific") else name
         rows.append(Row(slot, uses[name].use, _shapes(shapes[name]), _size(part), counts[name] // count))
-    losses, idle = _step(built, recipe.train.seeds[0] if seed is None else seed)
+    losses, idle = _step(built, batch, recipe.train.seeds[0] if seed is None else seed)
     what = {"regression": f"regression on [{task.low:g}, {task.high:g}]" if task.low is not None else "regression"}
     kind = what.get(task.kind, f"{task.kind} of {len(task.names) or task.outputs}")
     sizes = ", ".join(f"{split} {len(s)}" for split, s in dataset.splits.items())
     objectives = tuple(
-        Row(key.replace("/", "."), key.partition("/")[2], "", _size(module))
-        for key, module in built.learning.objectives.items()
+        Row(key, key.partition(".")[2], "", _size(objective)) for key, objective in built.learning.named_objectives()
     )
     chosen = recipe.model.attention
     return Summary(
@@ -186,12 +185,9 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
     )
 
 
-def _step(built: Built, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
-    train = built.dataset.splits["train"]
-    count = min(built.recipe.train.batch_size, len(train))
+def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
     modules = nn.ModuleDict({"model": built.model, "learning": built.learning})
     named = dict(modules.named_parameters())
-    batch = train.batch(torch.arange(count))
     progress = Progress(0, torch.zeros(()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -207,14 +203,14 @@ def _step(built: Built, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
     return losses, tuple(name for name, gradient in zip(named, gradients, strict=False) if gradient is None)
 
 
-def _flops(built: Built, features: Mapping[str, Stream]) -> dict[str, int]:
+def _flops(built: Built, features: Streams) -> dict[str, int]:
     """Operations of each part in one forward pass; counted with the written-out attention, where none is hidden."""
     parts = built.model.parts
     was = built.model.training
     built.model.eval()
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), use_attention("manual"), counter:
-        built.model(dict(features))
+        built.model(features)
     built.model.train(was)
     counts = counter.get_flop_counts()
     return {name: sum(counts.get(f"Model.{name}", {}).values()) for name in parts}
