@@ -47,6 +47,7 @@ BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] =
 
 # Innermost last. A plain list, because torch.compile of torch 2.11 cannot trace a context variable.
 _overrides: list[str] = []
+_recorders: list[list[Tensor]] = []
 
 
 @contextmanager
@@ -61,6 +62,27 @@ def use_attention(backend: str) -> Iterator[None]:
         yield
     finally:
         _overrides.pop()
+
+
+@contextmanager
+def record() -> Iterator[list[Tensor]]:
+    """Every attention inside the block also appends its weights, `b h s t`, to the list, in the order of the calls.
+
+    The weights are `weights`', whatever backend runs, and cost what `manual` costs; outside of such a block nothing is
+    spent on them. They are detached and stay on their device.
+
+    Examples:
+        >>> with record() as seen:
+        ...     model(features)
+        >>> seen[0].shape  # the first block of the fusion
+    """
+    seen: list[Tensor] = []
+    _recorders.append(seen)
+    try:
+        yield seen
+    finally:
+        # By identity: two empty lists are equal.
+        _recorders[:] = [recorder for recorder in _recorders if recorder is not seen]
 
 
 def check(backend: str) -> str:
@@ -101,4 +123,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     Raises:
         UsageError: There is no such backend.
     """
+    if _recorders:
+        with torch.no_grad():
+            seen = weights(query, key, mask)
+        for recorder in _recorders:
+            recorder.append(seen)
     return BACKENDS[resolve(backend)](query, key, value, mask)

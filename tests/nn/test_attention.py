@@ -7,7 +7,7 @@ import torch
 
 from mmrobust.errors import UsageError
 from mmrobust.nn import attention as module
-from mmrobust.nn.attention import BACKENDS, attention, resolve, use_attention, weights
+from mmrobust.nn.attention import BACKENDS, attention, record, resolve, use_attention, weights
 
 
 def inputs(s: int, t: int, d: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -84,3 +84,17 @@ def test_an_unknown_backend_is_told_with_the_nearest_one(monkeypatch: pytest.Mon
     monkeypatch.setenv("MMROBUST_ATTENTION", "manuel")
     with pytest.raises(UsageError, match="did you mean 'manual'"):
         resolve()
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_weights_are_recorded_inside_a_block_alone_and_make_the_output(backend: str) -> None:
+    query, key, value = inputs(4, 6, 8)
+    with record() as outer:
+        first = attention(query, key, value, masks(6), backend)
+        with record() as inner:
+            attention(query, key, value, None, backend)
+    attention(query, key, value, None, backend)
+    assert len(outer) == 2 and len(inner) == 1
+    assert not outer[0].requires_grad
+    torch.testing.assert_close(outer[0] @ value, first)
+    torch.testing.assert_close(inner[0], weights(query, key, None))
