@@ -63,14 +63,28 @@ class Learning(nn.Module):
         Returns:
             The weighted sum; each loss before its weight, by `view.objective`; each view's outputs.
         """
+        return self.compute(model, self.draw(batch, generator), progress)
+
+    def draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
+        """The views of a clean batch: one batch for each, with its noise in it.
+
+        Args:
+            batch: A clean batch.
+            generator: Source of the noises, on the batch's device.
+        """
         batch = replace(batch, features={m: s.zeroed() for m, s in batch.features.items()})
-        noisy = {
+        return {
             name: batch if view.noise is None else view.noise(batch, view.rate, generator)
             for name, view in self.views.items()
         }
-        views = run_views(model, noisy)
+
+    def compute(
+        self, model: Model, batches: Mapping[str, Batch], progress: Progress
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Outputs]]:
+        """What `losses` returns, of views that are drawn already; nothing random but dropout is left in it."""
+        views = run_views(model, batches)
         parts = {}
-        total = torch.zeros((), device=batch.index.device)
+        total = torch.zeros((), device=next(iter(batches.values())).index.device)
         for key, objective in self.named_objectives():
             parts[key] = objective(views[key.split(".")[0]], views, progress)
             total = total + objective.weight * parts[key]
