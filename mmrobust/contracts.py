@@ -152,7 +152,8 @@ class Batch:
         features: A stream for each modality, `b t_m n_m`.
         label: `b` (or `b k` for multilabel); None where unknown.
         index: Position of each sample in its split, `b`, int64: the key of memories.
-        erased: True where added noise destroyed a real step, `{m: b t_m}`, always full; never True in padding.
+        erased: True where added noise destroyed, degraded or moved a real step, `{m: b t_m}`, always full; never True
+            in padding.
         clean: The batch before any noise; None for a batch that is clean itself.
     """
 
@@ -394,14 +395,22 @@ class Objective(Component):
 
 
 class Noise(ABC):
-    """V(U, s): destroys part of a batch.
+    """V(U, s): destroys or degrades part of a batch.
+
+    A noise marks every step that it takes hold of as `erased`, be it destroyed, degraded or moved; a step that is not
+    marked is exactly as it was. (A marked one may come out unchanged, as a shuffled step that lands in its old place.)
 
     Attributes:
-        constant: Destroyed steps become exactly zero and nothing else changes, so that every erased step is the same
-            token.
+        constant: Marked steps become exactly zero, so that every erased step is the same token.
+        fixed: Nothing depends on the generator but rates drawn from a pair: another draw at the same rate is the same
+            noise, so an evaluation makes one.
+        snr: For additive noise, the signal-to-noise ratio in decibels of each modality, as lowest and highest; the
+            conformance kit measures it.
     """
 
-    constant: ClassVar[bool] = False
+    constant: bool = False
+    fixed: bool = False
+    snr: Mapping[str, tuple[float, float]] | None = None
 
     def __init__(self, context: Context) -> None:
         self.modalities = context.modalities
@@ -412,15 +421,19 @@ class Noise(ABC):
 
         Args:
             batch: Clean, or already noisy (noises compose).
-            rate: How much is destroyed, 0 to 1; a pair draws a rate for each sample uniformly. 0 is the identity.
+            rate: How much, 0 to 1, in the noise's own unit; a pair draws a rate for each sample uniformly. 0 is the
+                identity.
             generator: Source of every random number, on the batch's device.
 
         Returns:
             `batch.noisy(...)`: masks unchanged, `erased` OR-ed, `clean` the first batch.
         """
 
-    def expected(self, rate: float) -> dict[str, float]:
-        """Share of each modality's real steps that `rate` erases on average; the conformance kit measures it."""
+    def expected(self, rate: float) -> dict[str, float] | None:
+        """Share of each modality's real steps that `rate` marks on average, where every sample has every modality.
+
+        The conformance kit measures it. None where it depends on more than the rate.
+        """
         return dict.fromkeys(self.modalities, rate)
 
 
