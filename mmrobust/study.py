@@ -290,7 +290,6 @@ def _create(recipe: Recipe, runs: str | os.PathLike[str], threads: int) -> Study
     path = Path(runs) / recipe.name / started
     variants = {name: recipe.variant(name) for name in recipe.variants}
     seeds = {tuple(variant.train.seeds) for variant in variants.values()}
-    changes = recipe.resolved.get("variants") or {}
     told: dict[str, Any] = {
         "format": FORMAT,
         "mmrobust": mmrobust.__version__,
@@ -300,7 +299,7 @@ def _create(recipe: Recipe, runs: str | os.PathLike[str], threads: int) -> Study
         "reference": recipe.variants[0],
         "seeds": list(seeds.pop()) if len(seeds) == 1 else None,
         "variants": {
-            name: {"changes": changes.get(name), "state": "waiting", "error": None, "missing": [], "parameters": None}
+            name: {"changes": recipe.changes(name), "state": "waiting", "error": None, "missing": [], "parameters": None}
             for name in variants
         },
         "tables": [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Recipe:
         source: The file's text as written.
         resolved: Everything it says, defaults filled in, as plain data; alone enough to run again.
         variants: Names of the variants of a study, in their order.
+        tree: What was read, with everything it extends; knows where each value was written.
+        variant_trees: The same for each variant.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Recipe:
     resolved: dict[str, Any] = field(repr=False)
     variants: tuple[str, ...] = ()
     tree: Node | None = field(default=None, repr=False, compare=False)
+    variant_trees: Mapping[str, Node] = field(default_factory=dict, repr=False, compare=False)
 
     def where(self, *keys: str | int) -> Position:
         """Where a value was written, e.g. `where("model", "fusion", "heads")`; the nearest enclosing key otherwise.
@@ -89,13 +92,17 @@ class Recipe:
         Raises:
             RecipeError: There is no such variant.
         """
-        if self.tree is None or name not in self.variants:
+        if name not in self.variant_trees:
             raise RecipeError(f"recipe '{self.name}' has no variant '{name}'{nearest(name, self.variants)}")
         checker = Checker()
-        made = _make(_variant_tree(self.tree, name), self.path, self.source, checker, self.name)
+        made = _make(self.variant_trees[name], self.path, self.source, checker, self.name)
         if made is None:
             raise _all(checker.problems)
         return made
+
+    def changes(self, variant: str) -> Any:
+        """What the recipe says of a variant, as it was written."""
+        return None if self.tree is None else self.tree["variants"][variant].plain
 
     def to_yaml(self) -> str:
         """The resolved recipe as a file."""
@@ -117,26 +124,44 @@ def load(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find(ref)
     source, root = compose.read(path)
-    tree = compose.extended(path, root)
-    problems: list[Problem] = []
-    for text in overrides:
-        try:
-            tree = compose.override(tree, text)
-        except RecipeError as error:
-            problems += error.problems
+    layers = compose.layers(path, root)
+    tree, problems = compose.overridden(compose.merged(layers), overrides)
     checker = Checker()
     recipe = _make(tree, path, source, checker, None)
     problems += checker.problems
+    trees: dict[str, Node] = {}
+    whole: dict[str, Recipe] = {}
     for name in _variants(tree, checker=None):
-        trial = Checker()
+        trial, variant = Checker(), tree["variants"][name]
         try:
-            _make(_variant_tree(tree, name), path, source, trial, None)
-            problems += trial.problems
+            base = tree if variant.get("extends") is None else compose.foundation(variant, layers, overrides)
+            trees[name] = compose.varied(base, variant)
+            made = _make(trees[name], path, source, trial, recipe.name if recipe else None)
+            if made is not None and base is not tree:
+                whole[name] = made
         except RecipeError as error:
             problems += error.problems
+        problems += trial.problems
     if problems or recipe is None:
         raise _all(problems)
-    return recipe
+    return replace(recipe, variant_trees=trees, resolved=_standing_alone(recipe.resolved, whole))
+
+
+def _standing_alone(resolved: dict[str, Any], whole: Mapping[str, Recipe]) -> dict[str, Any]:
+    """A study's plain data where variants that extend another recipe say everything themselves."""
+    if not whole:
+        return resolved
+    resolved = {**resolved, "variants": dict(resolved["variants"])}
+    for name, made in whole.items():
+        resolved["variants"][name] = {
+            key: value
+            for section in ("data", "model", "learning", "train", "evaluate")
+            for key, value in ((f"~{section}", None), (section, made.resolved[section]))
+        }
+        for key in ("plugins", "needs"):
+            if more := [item for item in made.resolved.get(key, ()) if item not in resolved.get(key, ())]:
+                resolved[key] = [*resolved.get(key, ()), *more]
+    return resolved
 
 
 def _make(tree: Node, path: Path | None, source: str, checker: Checker, name: str | None) -> Recipe | None:
@@ -159,19 +184,14 @@ def _variants(tree: Node, checker: Checker | None) -> list[str]:
         return []
     names = []
     for name, variant in node.value.items():
-        own = (
-            [
-                k
-                for k in (variant.value or {})
-                if k.split(".")[0] in ("recipe", "name", "extends", "variants", "plugins")
-            ]
-            if isinstance(variant.value, dict)
-            else []
-        )
+        said = _keys(variant)
+        own = [key for key in said if key in ("recipe", "name", "variants", "plugins")]
         if not NAME.fullmatch(name):
             tell(variant.key, f"'{name}' cannot be a variant's name: use letters, digits, '.', '_' and '-'")
         elif own:
-            tell(variant[own[0]].key, f"variant '{name}' cannot change '{own[0]}'")
+            tell(said[own[0]], f"variant '{name}' cannot change '{own[0]}'")
+        elif "extends" in said and not isinstance(variant.value, dict):
+            tell(said["extends"], f"variant '{name}' extends in a mapping only: {name}: {{extends: ...}}")
         elif variant.value is not None and not isinstance(variant.value, dict | list):
             tell(variant.where, f"variant '{name}' has to be a mapping or a list of overrides, not {variant}")
         else:
@@ -179,10 +199,14 @@ def _variants(tree: Node, checker: Checker | None) -> list[str]:
     return names
 
 
-def _variant_tree(tree: Node, name: str) -> Node:
-    variants = tree["variants"]
-    base = tree.replaced({key: node for key, node in tree.value.items() if key != "variants"})
-    return compose.varied(base, variants[name])
+def _keys(variant: Node) -> dict[str, Position]:
+    """The sections that a variant changes, and where it says so."""
+    if isinstance(variant.value, dict):
+        said = [(key, node.key) for key, node in variant.value.items()]
+    else:
+        items = variant.value if isinstance(variant.value, list) else []
+        said = [(item.value.partition("=")[0], item.where) for item in items if isinstance(item.value, str)]
+    return {key.strip().removeprefix("~").split(".")[0]: where for key, where in reversed(said)}
 
 
 def _all(problems: Sequence[Problem]) -> RecipeError:

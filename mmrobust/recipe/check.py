@@ -45,11 +45,13 @@ class Checker:
     Attributes:
         problems: Everything that is wrong.
         used: `(kind, name, distribution)` of every component that was met.
+        absent: Distributions that the recipe needs and that cannot be used; a component nobody offers is then theirs.
     """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.used: set[tuple[str, str, str]] = set()
+        self.absent: set[str] = set()
 
     def tell(self, where: Position, message: str) -> _Wrong:
         """Notes a problem."""
@@ -291,6 +293,8 @@ class Checker:
             spec = catalogue.find(kind, use.value)
             options = registry.options_of(spec)
         except PluginError as error:
+            if self.absent and use.value.rpartition("/")[2] not in {s.name for s in catalogue.all(kind)}:
+                raise _Wrong from None
             raise self.tell(use.where, str(error)) from None
         self.used.add((kind, spec.name, spec.distribution))
         who = f"{kind} '{use.value}'"
@@ -428,6 +432,8 @@ class Checker:
         plugins = {registry.normal(p.distribution): p for p in registry.catalogue().plugins}
         for name, inner in zip(names, node.value, strict=True):
             plugin = plugins.get(registry.normal(name))
+            if plugin is None or plugin.state != "ok":
+                self.absent.add(name)
             if plugin is None:
                 self.tell(
                     inner.where, f"this recipe needs {name}, which is not installed; 'pip install {name}' brings it"

@@ -106,31 +106,54 @@ def check_version(root: Node) -> None:
         raise RecipeError(Problem(message, version.where))
 
 
-def extended(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> Node:
-    """The tree with everything it extends.
+def layers(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
+    """What a recipe is made of: the trees of what it extends, the farthest first, and its own last.
 
     Raises:
         RecipeError: A parent cannot be read, or the recipes extend each other in a circle.
     """
     parent = root.get("extends")
     if parent is None:
-        return root
-    if not isinstance(parent.value, str):
-        message = f"extends names one recipe, a path or the bare name of a shipped one, not {parent}"
-        raise RecipeError(Problem(message, parent.where))
+        return [root]
+    above = _above(parent, path.parent)
     chain = (*chain, path)
-    try:
-        above = find(parent.value, path.parent)
-    except RecipeError as error:
-        raise RecipeError(Problem(str(error.problems[0].message), parent.where)) from None
-    above = Path(os.path.normpath(above))
     seen = [p.resolve() for p in chain]
     if above.resolve() in seen:
         circle = " extends ".join(map(str, [*chain[seen.index(above.resolve()) :], above]))
         raise RecipeError(Problem(f"this is a circle: {circle}", parent.where))
-    base = extended(above, read(above)[1], chain)
-    base = base.replaced({key: node for key, node in base.value.items() if key not in _OWN})
-    return merge(base, root)
+    return [*layers(above, read(above)[1], chain), root]
+
+
+def _above(parent: Node, folder: Path | None) -> Path:
+    """The file that `extends` means."""
+    if not isinstance(parent.value, str):
+        message = f"extends names one recipe, a path or the bare name of a shipped one, not {parent}"
+        raise RecipeError(Problem(message, parent.where))
+    try:
+        return Path(os.path.normpath(find(parent.value, folder)))
+    except RecipeError as error:
+        raise RecipeError(Problem(str(error.problems[0].message), parent.where)) from None
+
+
+def merged(trees: Sequence[Node]) -> Node:
+    """The tree of several, each over those before it; name and summary are the last one's.
+
+    Raises:
+        RecipeError: A key to delete is not there.
+    """
+    tree = trees[0]
+    for over in trees[1:]:
+        tree = merge(tree.replaced({key: node for key, node in tree.value.items() if key not in _OWN}), over)
+    return tree
+
+
+def extended(path: Path, root: Node) -> Node:
+    """The tree with everything it extends.
+
+    Raises:
+        RecipeError: See `layers` and `merged`.
+    """
+    return merged(layers(path, root))
 
 
 def merge(base: Node, over: Node) -> Node:
@@ -258,12 +281,52 @@ def _place(items: Sequence[Node], key: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def overridden(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
+    """The tree after the overrides of the command line, and what is wrong with some of them."""
+    problems: list[Problem] = []
+    for text in overrides:
+        try:
+            root = override(root, text)
+        except RecipeError as error:
+            problems += error.problems
+    return root, problems
+
+
+def foundation(variant: Node, trees: Sequence[Node], overrides: Sequence[str]) -> Node:
+    """What a variant that says `extends` changes: that recipe, under the study's own files and the command line.
+
+    The study's own files are those from the one that was given up to the last that says `variants`; what the study
+    itself extends above them is not meant, for the variant extends something else.
+
+    Args:
+        variant: A mapping with `extends`.
+        trees: The study's `layers`.
+        overrides: Those of the command line.
+
+    Raises:
+        RecipeError: There is no such recipe, or it cannot be merged.
+    """
+    parent = variant["extends"]
+    above = _above(parent, Path(parent.where.file).parent if parent.where.line else None)
+    first = next((i for i, tree in enumerate(trees) if "variants" in tree.value), len(trees) - 1)
+    base = [tree.replaced(_without(tree, "variants")) for tree in layers(above, read(above)[1])]
+    tree, problems = overridden(merged([*base, *trees[first:]]), overrides)
+    if problems:
+        raise RecipeError([Problem(f"in {parent}: {problem.message}", problem.where) for problem in problems])
+    return tree
+
+
+def _without(node: Node, *keys: str) -> dict[str, Node]:
+    return {key: inner for key, inner in node.value.items() if key not in keys}
+
+
 def varied(root: Node, variant: Node) -> Node:
     """The tree of a variant: a list of overrides, or a mapping whose keys may be dotted or begin with `~`.
 
     Raises:
         RecipeError: An override is wrong.
     """
+    root = root.replaced(_without(root, "variants"))
     if isinstance(variant.value, list):
         for item in variant.value:
             if not isinstance(item.value, str):
@@ -275,6 +338,6 @@ def varied(root: Node, variant: Node) -> Node:
     for key, node in (variant.value or {}).items():
         if key.startswith("~"):
             root = change(root, key[1:], None, node.key)
-        else:
+        elif key != "extends":
             root = change(root, key, node, node.key)
     return root

@@ -64,7 +64,19 @@ def schema() -> dict[str, Any]:
             "type": "object",
             "description": "Named sets of overrides: a list of 'a.b.c=value' and '~a.b.c', or a mapping.",
             "additionalProperties": {
-                "anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}]
+                "anyOf": [
+                    {
+                        "type": "object",
+                        "properties": {
+                            "extends": {
+                                "type": "string",
+                                "description": "Begin with this recipe, under what the study's own file says.",
+                            }
+                        },
+                    },
+                    {"type": "array", "items": {"type": "string"}},
+                    {"type": "null"},
+                ]
             },
         },
     }

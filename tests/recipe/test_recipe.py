@@ -348,10 +348,131 @@ variants:
     ]
 
 
+OTHER = """\
+recipe: 1
+name: other
+extends: base.yaml
+model: {width: 24, fusion: concat}
+learning:
+  views:
+    ~type_1: null
+    ~type_2: null
+    clean: {noise: null, objectives: [task]}
+train: {epochs: 9, lr: 0.5, clip: null}
+"""
+
+
+def studied(variants: str, own: str = "") -> str:
+    """A study that extends the parent, with another recipe beside it."""
+    Path("other.yaml").write_text(OTHER)
+    return child(f"name: both\n{own}variants:\n{variants}", "study.yaml")
+
+
+def test_a_variant_may_be_another_recipe(folder: Path) -> None:
+    own = "data: {train: 12}\ntrain: {epochs: 2, seeds: 3}\n"
+    file = studied("  parent:\n  other: {extends: other.yaml, model.width: 32}\n", own)
+    made = load(file, ["train.clip=2", "model.width=48"])
+    other = made.variant("other")
+    assert made.name == other.name == "both"
+    assert other.model.fusion.use == "concat" and made.model.fusion.use == "cross_attention"
+    assert list(other.views) == ["clean"] and list(made.variant("parent").views) == ["type_1", "type_2"]
+    assert other.data.options["train"] == 12, "the study's file goes over the variant's recipe"
+    assert (other.train.epochs, other.train.seeds, other.train.lr) == (2, (1, 2, 3), 0.5)
+    assert other.train.clip == 2, "and the command line over both"
+    assert (other.model.width, made.variant("parent").model.width) == (32, 48), "but a variant's changes come last"
+    assert made.changes("other") == {"extends": "other.yaml", "model.width": 32}
+    assert made.changes("parent") is None
+
+
+def test_what_a_study_extends_does_not_reach_a_variant_that_extends_another_recipe(folder: Path) -> None:
+    Path("base.yaml").write_text(BASE + "train: {epochs: 4, lr: 0.1, patience: 7}\n")
+    Path("lone.yaml").write_text(BASE.replace("width: 16", "width: 24"))
+    made = load(studied("  lone: {extends: lone.yaml}\n", "train: {epochs: 5}\n"))
+    assert (made.train.epochs, made.train.lr, made.train.patience) == (5, 0.1, 7)
+    assert (made.variant("lone").train.epochs, made.variant("lone").train.lr) == (5, 1e-4)
+    assert made.variant("lone").train.patience is None
+
+
+def test_a_study_that_extends_a_study_keeps_its_settings_and_variants(folder: Path) -> None:
+    studied("  parent: {}\n  other: {extends: other.yaml}\n", "train: {epochs: 5, batch_size: 3}\n")
+    Path("sub").mkdir()
+    Path("sub/mosi.yaml").write_text(
+        "recipe: 1\nextends: ../study.yaml\ndata: {use: mmsa, path: x.pkl}\ntrain: {epochs: 6}\n"
+    )
+    made = load("sub/mosi.yaml")
+    assert made.variants == ("parent", "other") and made.name == "mosi"
+    for name in made.variants:
+        variant = made.variant(name)
+        assert variant.data.use == "mmsa" and variant.data.options["path"] == folder / "sub/x.pkl"
+        assert (variant.train.epochs, variant.train.batch_size) == (6, 3)
+    assert made.variant("other").train.lr == 0.5
+
+
+def test_a_resolved_study_stands_alone(folder: Path) -> None:
+    Path("mine.py").write_text(
+        "import mmrobust\nfrom mmrobust.contracts import Fusion\n\n@mmrobust.register('fusion', 'of_a_variant')\n"
+        "class Mine(Fusion):\n    def __init__(self, context, *, gain: float = 1.0):\n"
+        "        super().__init__(context)\n"
+    )
+    from mmrobust.registry import reset
+
+    try:
+        Path("mine.yaml").write_text(
+            "recipe: 1\nextends: base.yaml\nplugins: [./mine.py]\nmodel: {fusion: of_a_variant}\n"
+        )
+        first = load(studied("  parent:\n  other: {extends: other.yaml}\n  mine: {extends: mine.yaml}\n"))
+        Path("base.yaml").unlink()
+        Path("other.yaml").unlink()
+        Path("resolved.yaml").write_text(first.to_yaml())
+        again = load("resolved.yaml")
+        assert again.resolved == first.resolved
+        for name in first.variants:
+            mine, theirs = first.variant(name), again.variant(name)
+            assert (mine.data, mine.model, mine.views) == (theirs.data, theirs.model, theirs.views)
+            assert (mine.train, mine.evaluate) == (theirs.train, theirs.evaluate)
+        assert jsonschema.Draft202012Validator(schema()).is_valid(first.resolved)
+    finally:
+        reset()
+
+
+def test_errors_of_a_variant_that_extends_stand_where_they_were_written(folder: Path) -> None:
+    Path("broken.yaml").write_text(BASE.replace("depth: 2", "depht: 2"))
+    file = studied(
+        """\
+  a: {extends: othr.yaml}
+  b: {extends: 3}
+  c: {extends: broken.yaml}
+  d: {extends: other.yaml, model.fusion.heads: 2}
+  e: [extends=other.yaml]
+  f: {extends: peers/tnf}
+""",
+        "data: {trian: 5}\n",
+    )
+    assert errors(file, "~learning.views.type_2") == [
+        "broken.yaml:9:34: error: fusion 'cross_attention' has no option 'depht'; did you mean 'depth'?",
+        "study.yaml:4:8: error: dataset 'synthetic_affect' has no option 'trian'; did you mean 'train'?",
+        "study.yaml:6:16: error: there is no recipe file 'othr.yaml'; did you mean 'other.yaml'?",
+        "study.yaml:7:16: error: extends names one recipe, a path or the bare name of a shipped one, not 3",
+        "study.yaml:10:7: error: variant 'e' extends in a mapping only: e: {extends: ...}",
+        "study.yaml:11:16: error: there is no shipped recipe 'peers/tnf'; did you mean 'peers/tfn'?; a file's name "
+        "ends in .yaml",
+        "command line: error: in 'other.yaml': there is no 'learning.views.type_2' to delete; known: clean",
+    ]
+    found = errors(file)
+    assert "study.yaml:9:28: error: fusion 'concat' has no option 'heads'; it has no options" in found
+
+
+def test_a_study_may_extend_itself_in_a_variant_without_end(folder: Path) -> None:
+    assert load(studied("  again: {extends: study.yaml}\n")).variant("again").model.width == 16
+
+
 def test_needs_tells_once_what_to_install(folder: Path) -> None:
-    assert errors(child("needs: [mmrobust-nobody]\n")) == [
+    """What it would have brought is not missed once more, but all else that is wrong is told."""
+    text = "needs: [mmrobust-nobody]\nmodel: {fusion: {use: theirs, depth: 2}, head: {use: theirs}, width: wide}\n"
+    assert errors(child(text)) == [
         "child.yaml:3:9: error: this recipe needs mmrobust-nobody, which is not installed; "
-        "'pip install mmrobust-nobody' brings it"
+        "'pip install mmrobust-nobody' brings it",
+        "child.yaml:4:70: error: model.width has to be a whole number, not 'wide'",
     ]
 
 
