@@ -1,0 +1,73 @@
+"""Two things compared in one run: they take turns, so that whatever else the machine does hits both alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Run = Callable[[], object]
+
+
+def alternate(benchmark: Any, target: Run, others: Mapping[str, Run], rounds: int = 10, warmup: int = 1) -> None:
+    """Times `target` in rounds, and each of `others` once before each round.
+
+    `benchmark.extra_info` then holds for every other its median seconds (`seconds`) and how many times longer than the
+    target it took (`ratio`: the median over the rounds, and the quartiles on either side).
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        target: What the benchmark is named for.
+        others: What it is compared with, by name.
+        rounds: How often all take their turn.
+        warmup: Turns that are not counted.
+    """
+    turns: dict[str, list[float]] = {name: [] for name in others}
+
+    def others_turn() -> None:
+        for name, run in others.items():
+            started = time.perf_counter()
+            run()
+            turns[name].append(time.perf_counter() - started)
+
+    benchmark.pedantic(target, setup=others_turn, rounds=rounds, warmup_rounds=warmup)
+    own = list(benchmark.stats.stats.data)
+    for name, seconds in turns.items():
+        counted = seconds[-rounds:]
+        benchmark.extra_info[name] = {
+            "seconds": statistics.median(counted),
+            "ratio": spread([other / mine for other, mine in zip(counted, own, strict=True)]),
+        }
+    benchmark.extra_info["rounds"] = rounds
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+class Gemm:
+    """The machine's GEMM: one large product, to be timed beside what is measured in its unit.
+
+    Args:
+        dtype: Of both factors.
+        size: Of each side; large enough to be bound by arithmetic alone.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32, size: int = 1024) -> None:
+        self.left = torch.randn(size, size).to(dtype)
+        self.right = torch.randn(size, size).to(dtype)
+        self.out = torch.empty_like(self.left)
+        self.flops = 2 * size**3
+
+    def __call__(self) -> None:
+        torch.mm(self.left, self.right, out=self.out)
+
+
+def in_gemm(benchmark: Any, flops: float, gemm: Gemm, name: str = "gemm") -> float:
+    """Arithmetic of `flops` over the target's time, as a share of the GEMM rate that `alternate` found beside it."""
+    return flops / gemm.flops * benchmark.extra_info[name]["ratio"]["median"]
