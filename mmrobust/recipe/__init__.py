@@ -13,10 +13,12 @@ from mmrobust.recipe import compose
 from mmrobust.recipe.check import NAME, Checker, check
 from mmrobust.recipe.compose import find, shipped, shipped_folder
 from mmrobust.recipe.document import Node, dump
+from mmrobust.recipe.paper import Cited, cited
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
 from mmrobust.registry.spec import Part
 
 __all__ = [
+    "Cited",
     "EvaluateSettings",
     "ModelSettings",
     "Part",
@@ -48,6 +50,7 @@ class Recipe:
         source: The file's text as written.
         resolved: Everything it says, defaults filled in, as plain data; alone enough to run again.
         variants: Names of the variants of a study, in their order.
+        paper: Tables of the paper that stand beside the study's own figures.
         tree: What was read, with everything it extends; knows where each value was written.
         variant_trees: The same for each variant.
     """
@@ -64,6 +67,7 @@ class Recipe:
     source: str
     resolved: dict[str, Any] = field(repr=False)
     variants: tuple[str, ...] = ()
+    paper: tuple[Cited, ...] = ()
     tree: Node | None = field(default=None, repr=False, compare=False)
     variant_trees: Mapping[str, Node] = field(default_factory=dict, repr=False, compare=False)
 
@@ -117,13 +121,14 @@ def load(ref: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         ref: A file, or the bare name of a shipped recipe.
-        overrides: `a.b.c=value` or `~a.b.c`, applied in their order.
+        overrides: `a.b.c=value` or `~a.b.c`, applied in their order; `extends=other` before all.
 
     Raises:
         RecipeError: With everything that is wrong, each with file, line and column.
     """
     path = find(ref)
     source, root = compose.read(path)
+    root, overrides = compose.reparented(root, overrides)
     layers = compose.layers(path, root)
     tree, problems = compose.overridden(compose.merged(layers), overrides)
     checker = Checker()
@@ -168,9 +173,10 @@ def _make(tree: Node, path: Path | None, source: str, checker: Checker, name: st
     default = name or (path.stem if path is not None else "recipe")
     found = check(tree, default, checker)
     variants = tuple(_variants(tree, checker))
+    paper = cited(tree.get("paper"), variants, checker)
     if checker.problems:
         return None
-    return Recipe(**found, path=path, source=source, variants=variants, tree=tree)
+    return Recipe(**found, path=path, source=source, variants=variants, paper=paper, tree=tree)
 
 
 def _variants(tree: Node, checker: Checker | None) -> list[str]:

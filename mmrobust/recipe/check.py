@@ -27,7 +27,7 @@ S = TypeVar("S")
 
 SECTIONS = (
     *("recipe", "name", "summary", "extends", "plugins", "needs"),
-    *("data", "model", "learning", "train", "evaluate", "variants"),
+    *("data", "model", "learning", "train", "evaluate", "variants", "paper"),
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VIEW = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -493,6 +493,8 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
         found[name], plain[name] = checker.section(cls, given.get(name, nothing), name)
     if "variants" in given:
         plain["variants"] = given["variants"].plain
+    if "paper" in given:
+        plain["paper"] = given["paper"].plain
     found["resolved"] = plain
     return found
 

@@ -115,7 +115,7 @@ def layers(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
     parent = root.get("extends")
     if parent is None:
         return [root]
-    above = _above(parent, path.parent)
+    above = _above(parent)
     chain = (*chain, path)
     seen = [p.resolve() for p in chain]
     if above.resolve() in seen:
@@ -124,8 +124,9 @@ def layers(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
     return [*layers(above, read(above)[1], chain), root]
 
 
-def _above(parent: Node, folder: Path | None) -> Path:
-    """The file that `extends` means."""
+def _above(parent: Node) -> Path:
+    """The file that `extends` means: from the recipe's folder, or from the current one on the command line."""
+    folder = Path(parent.where.file).parent if parent.where.line else None
     if not isinstance(parent.value, str):
         message = f"extends names one recipe, a path or the bare name of a shipped one, not {parent}"
         raise RecipeError(Problem(message, parent.where))
@@ -281,6 +282,17 @@ def _place(items: Sequence[Node], key: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def reparented(root: Node, overrides: Sequence[str]) -> tuple[Node, list[str]]:
+    """A recipe that extends what the command line says, `extends=other`, and the overrides that are left."""
+    rest = []
+    for text in overrides:
+        if text.partition("=")[0].strip() == "extends":
+            root = override(root, text)
+        else:
+            rest.append(text)
+    return root, rest
+
+
 def overridden(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
     """The tree after the overrides of the command line, and what is wrong with some of them."""
     problems: list[Problem] = []
@@ -307,9 +319,9 @@ def foundation(variant: Node, trees: Sequence[Node], overrides: Sequence[str]) -
         RecipeError: There is no such recipe, or it cannot be merged.
     """
     parent = variant["extends"]
-    above = _above(parent, Path(parent.where.file).parent if parent.where.line else None)
+    above = _above(parent)
     first = next((i for i, tree in enumerate(trees) if "variants" in tree.value), len(trees) - 1)
-    base = [tree.replaced(_without(tree, "variants")) for tree in layers(above, read(above)[1])]
+    base = [tree.replaced(_without(tree, "variants", "paper")) for tree in layers(above, read(above)[1])]
     tree, problems = overridden(merged([*base, *trees[first:]]), overrides)
     if problems:
         raise RecipeError([Problem(f"in {parent}: {problem.message}", problem.where) for problem in problems])
@@ -326,7 +338,7 @@ def varied(root: Node, variant: Node) -> Node:
     Raises:
         RecipeError: An override is wrong.
     """
-    root = root.replaced(_without(root, "variants"))
+    root = root.replaced(_without(root, "variants", "paper"))
     if isinstance(variant.value, list):
         for item in variant.value:
             if not isinstance(item.value, str):

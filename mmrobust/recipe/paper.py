@@ -1,9 +1,9 @@
 """The figures that the NORM-TR paper prints, and how a study says which of them stand beside its own.
 
-`paper.csv`, among the shipped recipes, has a figure a line, as printed: `table,row,dataset,metric,value`. A table is `1`
-to `8`, `figure 6a`, `figure 6b` or `section 4.7.4`; a row with a star was reproduced by the paper's authors; metrics go by
-the names of `mmrobust.measures`, and percentages are percentages. Of the curves (Figures 5 and 6) only those points are
-there whose value the text states.
+`paper.csv`, among the shipped recipes, has a figure a line, as printed: `table,row,dataset,metric,value`. A table is
+`1` to `8`, `figure 6a`, `figure 6b` or `section 4.7.4`; a row with a star was reproduced by the paper's authors;
+metrics go by the names of `mmrobust.measures`, and percentages are percentages. Of the curves (Figures 5 and 6) only
+those points are there whose value the text states.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def _table(node: Node, variants: Sequence[str], checker: Checker) -> Cited | Non
     there = list(figures())
     chosen: dict[str, Any] = {}
     for key in ("table", "dataset"):
-        value, known = str(given[key].value), dict.fromkeys(getattr(one, key) for one in there)
+        value, known = _word(given[key]), dict.fromkeys(getattr(one, key) for one in there)
         if value not in known:
             what = "table of the paper" if key == "table" else f"dataset of table {chosen['table']}"
-            checker.tell(given[key].where, f"there is no {what} '{given[key]}'{nearest(value, known)}")
+            checker.tell(given[key].where, f"there is no {what} '{value}'{nearest(value, known)}")
             return None
         chosen[key] = value
         there = [one for one in there if getattr(one, key) == value]
@@ -114,22 +114,27 @@ def _table(node: Node, variants: Sequence[str], checker: Checker) -> Cited | Non
     for variant, row in rows.value.items():
         if variant not in variants:
             checker.tell(row.key, f"paper.rows: there is no variant '{variant}'{nearest(variant, variants)}")
-        if not isinstance(row.value, str) or row.value not in known:
+        if _word(row) not in known:
             checker.tell(
                 row.where,
-                f"table {chosen['table']} of the paper has no row '{row}' for {chosen['dataset']}"
-                f"{nearest(str(row.value), known)}",
+                f"table {chosen['table']} of the paper has no row '{_word(row)}' for {chosen['dataset']}"
+                f"{nearest(_word(row), known)}",
             )
-    return Cited(**chosen, rows={variant: row.value for variant, row in rows.value.items()})
+    return Cited(**chosen, rows={variant: _word(row) for variant, row in rows.value.items()})
+
+
+def _word(node: Node) -> str:
+    return node.value if isinstance(node.value, str) else str(node)
 
 
 def schema() -> dict[str, Any]:
     """The section's JSON Schema."""
+    tables = list(dict.fromkeys(one.table for one in figures()))
     one = {
         "type": "object",
         "description": "A table of the NORM-TR paper whose figures stand beside the study's own.",
         "properties": {
-            "table": {"enum": list(dict.fromkeys(one.table for one in figures()))},
+            "table": {"enum": [*tables, *(int(name) for name in tables if name.isdigit())]},
             "dataset": {"enum": list(dict.fromkeys(one.dataset for one in figures()))},
             "rows": {
                 "type": "object",

@@ -8,6 +8,7 @@ from typing import Any
 from mmrobust import registry
 from mmrobust.errors import PluginError
 from mmrobust.recipe.check import ELLIPSIS, NAME, VIEW, unparted
+from mmrobust.recipe.paper import schema as paper
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings
 from mmrobust.registry import forms
 from mmrobust.registry.forms import Form
@@ -79,6 +80,7 @@ def schema() -> dict[str, Any]:
                 ]
             },
         },
+        "paper": paper(),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
