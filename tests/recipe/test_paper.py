@@ -1,4 +1,4 @@
-"""Promise: what stands beside a study's figures is what the paper printed, and a slip in naming it is told in its place."""
+"""Promise: what stands beside a study's figures is what the paper printed; a slip in naming it is told in its place."""
 
 from __future__ import annotations
 
