@@ -28,13 +28,29 @@ def mmrobust_register(registry: Registrar) -> None:
     add("dataset", "mult", "mmrobust.data.mult:MulT", summary="MulT's pickle layout: IEMOCAP, MOSI, MOSEI")
     add("dataset", "arrays", "mmrobust.data.arrays:Arrays", summary="any features, from one .npz or safetensors file")
 
+    noise = f"{components}.noise"
     add(
         "noise",
         "window_erase",
-        f"{components}.noise:WindowErase",
-        summary="erases one window of steps, in every modality or in one",
+        f"{noise}.erasing:WindowErase",
+        summary="erases windows of steps, in every modality or in one",
     )
-    add("noise", "frame_drop", f"{components}.noise:FrameDrop", summary="drops single steps at random")
+    add("noise", "frame_drop", f"{noise}.erasing:FrameDrop", summary="drops single steps at random")
+    add("noise", "modality_drop", f"{noise}.erasing:ModalityDrop", summary="drops whole modalities")
+    add("noise", "feature_dropout", f"{noise}.erasing:FeatureDropout", summary="sets single features to zero")
+    add("noise", "gaussian", f"{noise}.additive:Gaussian", summary="adds white noise at a signal-to-noise ratio")
+    add("noise", "babble", f"{noise}.additive:Babble", summary="mixes in another sample at a signal-to-noise ratio")
+    add("noise", "spikes", f"{noise}.additive:Spikes", summary="adds heavy-tailed spikes")
+    add("noise", "shuffle", f"{noise}.timing:Shuffle", summary="shuffles the steps within windows")
+    add("noise", "time_shift", f"{noise}.timing:TimeShift", summary="shifts a modality in time against the others")
+    add("noise", "freeze", f"{noise}.timing:Freeze", summary="repeats the last good step")
+    add("noise", "saturation", f"{noise}.sensor:Saturation", summary="clips what goes beyond a sensor's range")
+    add("noise", "quantization", f"{noise}.sensor:Quantization", summary="rounds to a few levels")
+    add("noise", "tfr_net", f"{noise}.protocols:TFRNet", summary="TFR-Net's missing steps, bit for bit")
+    add("noise", "mmsa", f"{noise}.protocols:MMSA", summary="MMSA's missing steps, bit for bit")
+    add("noise", "lnln", f"{noise}.protocols:LNLN", summary="LNLN's missing steps, bit for bit")
+    add("noise", "sequence", f"{noise}.composed:Sequence", summary="several noises, one after the other")
+    add("noise", "one_of", f"{noise}.composed:OneOf", summary="one of several noises, drawn for each sample")
 
     add("encoder", "linear", f"{components}.encoder:Linear", summary="one linear layer for each modality")
     add("encoder", "none", f"{components}.encoder:Identity", summary="leaves the features as they are")
