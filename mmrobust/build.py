@@ -92,7 +92,9 @@ def build(
                 loaded.where("model", "specific_extractor"),
             )
         )
-    context = replace(context, generic=generic.shapes, specific=specific.shapes)
+    catalogue = registry.catalogue()
+    pooled = catalogue.load(catalogue.find("head", settings.head.use)).pools
+    context = replace(context, generic=generic.shapes, specific=specific.shapes, pooled=pooled)
     fusion = part("fusion", contracts.Fusion, context)
     context = replace(context, fused=fusion.shape, input=fusion.shape, outputs=context.task.outputs)
     head = part("head", contracts.Head, context)

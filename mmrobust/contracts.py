@@ -31,6 +31,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -199,7 +200,7 @@ class Outputs:
         encoded: U', `{m: b t_m n}`.
         generic: F_NR, `{key: b t d}`; empty where the recipe has no generic extractor.
         specific: F_M, `{key: b t d}`; empty where the recipe has no specific extractor.
-        fused: What the fusion made of both, `b s d`.
+        fused: What the fusion made of both, `b s d`; its mean, `b 1 d`, where the head looks at nothing else.
         prediction: `b c`.
         notes: Side values of this pass, by whoever made them.
         batch: The batch that went in; set by the learning, never by the model.
@@ -227,7 +228,7 @@ class Progress:
     fraction: Tensor
 
 
-K = TypeVar("K", bound="Component")
+K = TypeVar("K", bound="Component | Noise")
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,7 @@ class Context:
         encoded: Shapes after the encoder; empty before it is built.
         generic: Shapes after the generic extractor.
         specific: Shapes after the specific extractor.
+        pooled: True where the head looks at the mean of the fused steps alone, so that a fusion may give that mean.
         fused: Shape after the fusion.
         input: For a head or discriminator: the shape of the stream that it reads.
         outputs: For a head or discriminator: how many numbers it must return.
@@ -263,6 +265,7 @@ class Context:
     encoded: Mapping[str, Shape] = field(default_factory=dict)
     generic: Mapping[str, Shape] = field(default_factory=dict)
     specific: Mapping[str, Shape] = field(default_factory=dict)
+    pooled: bool = False
     fused: Shape | None = None
     input: Shape | None = None
     outputs: int | None = None
@@ -287,8 +290,8 @@ class Component(nn.Module):
     Class attributes are promises that let the house go faster; each is checked by the conformance kit.
 
     Attributes:
-        positionwise: Each output step depends on the same input step alone, so the part may run once on clean tokens
-            and once on the erased one.
+        positionwise: Each output step depends on the same input step alone, and no notes are written, so the part may
+            run once on clean steps and once on the erased one.
         samplewise: A batch of 2b gives what two batches of b give (false for batch statistics, CCA, clustering).
         vmappable: Runs under `torch.func.vmap`, so that several seeds can be trained as one.
         compilable: `torch.compile` takes it as one graph.
@@ -342,19 +345,40 @@ class SpecificExtractor(_Extractor):
 class Fusion(Component):
     """Makes one stream of the generic and the specific ones (`context.generic`, `context.specific`).
 
+    A fusion whose first layers look at each step alone may say so: it then has `prepare` for those layers and `attend`
+    for the rest, `forward` is one after the other, and `prepared` tells the house what stands where. Noise that sets
+    steps to zero costs such a fusion `attend` alone; the house prepares clean and erased steps once.
+
     Attributes:
         shape: Shape of the stream that `forward` returns; set in `__init__`.
+        prepared: For each stream that `prepare` returns, the streams of its input whose steps stand in it one after
+            the other; empty for a fusion that is not split.
     """
 
     shape: Shape
+    prepared: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         """Maps `{key: b t d}` twice to `b s d`. One of the dicts may be empty, as the context told."""
         raise NotImplementedError
 
+    def prepare(self, generic: Streams, specific: Streams) -> Streams:
+        """Maps each step of each stream alone, by its values and its place: `{name: b s w}`, as `prepared` tells."""
+        raise NotImplementedError
+
+    def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
+        """Makes of what `prepare` returned what `forward` returns, `b s d`."""
+        raise NotImplementedError
+
 
 class Head(Component):
-    """The prediction from the fused stream (`context.input`, `context.outputs`)."""
+    """The prediction from the fused stream (`context.input`, `context.outputs`).
+
+    Attributes:
+        pools: Looks at the mean over the real steps and at nothing else, so that the fusion may give that mean.
+    """
+
+    pools: ClassVar[bool] = False
 
     def forward(self, stream: Stream) -> Tensor:
         """Maps `b s d` to `b c`: raw logits, or the number itself."""

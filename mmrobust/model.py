@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,25 @@ from mmrobust.contracts import (
     SpecificExtractor,
     Streams,
 )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a model makes of each step alone, before steps meet in the fusion.
+
+    Attributes:
+        encoded: U', `{m: b t_m n}`.
+        generic: F_NR, `{key: b t d}`.
+        specific: F_M, `{key: b t d}`.
+        prepared: What `Fusion.prepare` made of both; empty for a fusion that is not split.
+        notes: Side values.
+    """
+
+    encoded: Streams
+    generic: Streams
+    specific: Streams
+    prepared: Streams = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Model(nn.Module):
@@ -72,13 +92,25 @@ class Model(nn.Module):
         Args:
             features: `{m: b t_m n_m}`, in any order; modalities that the recipe does not use are passed over.
         """
+        return self.fuse(self.tokens(features))
+
+    def tokens(self, features: Streams) -> Tokens:
+        """The first half of `forward`: encoder and extractors."""
         notes: dict[str, Any] = {}
         raw = {m: features[m].zeroed() for m in self.modalities}
         encoded = self._tidy(self.encoder(raw, notes))
         generic = self._tidy(self.generic(encoded, notes))
         specific = self._tidy(self.specific(encoded, notes))
-        fused = self.fusion(generic, specific, notes).zeroed()
-        return Outputs(encoded, generic, specific, fused, self.head(fused), notes)
+        return Tokens(encoded, generic, specific, notes=notes)
+
+    def fuse(self, tokens: Tokens) -> Outputs:
+        """The second half of `forward`: fusion and head; notes are added to those of the tokens."""
+        if tokens.prepared:
+            fused = self.fusion.attend(tokens.prepared, tokens.notes)
+        else:
+            fused = self.fusion(tokens.generic, tokens.specific, tokens.notes)
+        fused = fused.zeroed()
+        return Outputs(tokens.encoded, tokens.generic, tokens.specific, fused, self.head(fused), tokens.notes)
 
     def _tidy(self, streams: Streams) -> Streams:
         order = [m for m in self.modalities if m in streams]

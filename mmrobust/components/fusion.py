@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
@@ -39,8 +39,8 @@ class _Tokens(nn.Module):
         if self.position is not None:
             nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(self, streams: Streams) -> tuple[Tensor, Tensor]:
-        """Values `b s d` and mask `b s` of all tokens."""
+    def forward(self, streams: Streams) -> Stream:
+        """All tokens, `b s d`."""
         values = []
         start = 0
         for key, length in self.lengths.items():
@@ -50,14 +50,15 @@ class _Tokens(nn.Module):
                 x = x + self.position[:, first : first + x.shape[1]]
             start += length
             values.append(x)
-        return torch.cat(values, 1), torch.cat([streams[key].mask for key in self.lengths], 1)
+        return Stream(torch.cat(values, 1), torch.cat([streams[key].mask for key in self.lengths], 1))
 
 
 class CrossAttention(Fusion):
     """NORM-TR's multimodal fusion Transformer (paper, section 3.4.1 and equation 5).
 
     The steps of all modalities, one after the other, are the query (the NRGF by default); keys and values (the MFs)
-    stay the same in every block, as in MulT's crossmodal blocks. Gives `b s d`, a step for each query step.
+    stay the same in every block, as in MulT's crossmodal blocks. Gives `b s d`, a step for each query step; their
+    mean, one step, where the head looks at nothing else (the last linear layer then works on one step, not on s).
 
     What the paper leaves open, and how it is read here: blocks are pre-norm, as in the ViT that it follows for its
     positions (`norm`); "positional encoding of timestamp" is one learnable vector for each time step, the same for
@@ -113,15 +114,36 @@ class CrossAttention(Fusion):
             )
             for _ in range(depth)
         )
-        self.shape = Shape(width, self.queries.length)
+        self.pooled = context.pooled
+        self.shape = Shape(width, 1 if self.pooled else self.queries.length)
+        queries, keys = tuple(self.queries.lengths), tuple(self.keys.lengths)
+        self.prepared = {"x": queries, "query": queries} | {f"key_value_{i}": keys for i in range(depth)}
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        return self.attend(self.prepare(generic, specific), notes)
+
+    def prepare(self, generic: Streams, specific: Streams) -> Streams:
         sides = {"generic": generic, "specific": specific}
-        x, real = self.queries(sides[self.query_side])
-        source, mask = self.keys(sides[self.key_side])
-        for block in self.blocks:
-            x = block(x, source, mask)
-        return Stream(x, real)
+        x = self.queries(sides[self.query_side])
+        source = self.keys(sides[self.key_side])
+        blocks = self._blocks()
+        key_values = {f"key_value_{i}": source.map(block.key_value) for i, block in enumerate(blocks)}
+        return {"x": x, "query": x.map(blocks[0].query), **key_values}
+
+    def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
+        x, mask = prepared["x"].x, prepared["x"].mask
+        blocks = self._blocks()
+        for i, block in enumerate(blocks):
+            query = block.query(x) if i else prepared["query"].x
+            source = prepared[f"key_value_{i}"]
+            x = block.attend(x, query, source.x, source.mask)
+            if self.pooled and block is blocks[-1]:
+                return Stream.pooled(block.feed_on_mean(x, mask).squeeze(1))
+            x = block.feed_on(x)
+        return Stream(x, mask)
+
+    def _blocks(self) -> list[CrossBlock]:
+        return list(self.blocks)  # type: ignore[arg-type]
 
 
 class Concat(Fusion):

@@ -19,6 +19,8 @@ class MeanPoolLinear(Head):
         dropout: Share of the pooled values dropped in training.
     """
 
+    pools = True
+
     def __init__(self, context: Context, *, norm: bool = True, dropout: float = 0.0) -> None:
         super().__init__(context)
         assert context.input is not None and context.outputs is not None

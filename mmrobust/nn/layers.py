@@ -46,8 +46,12 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         """Attends from `x` `b s d` to `source` `b t k`, whose real steps `mask` `b t` tells; gives `b s d`."""
-        query = rearrange(self.query(x), "b s (h d) -> b h s d", h=self.heads)
-        key, value = rearrange(self.key_value(source), "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
+        return self.attend(self.query(x), self.key_value(source), mask)
+
+    def attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
+        """The same, of projections `b s d` and `b t (2 d)` that were made before."""
+        query = rearrange(query, "b s (h d) -> b h s d", h=self.heads)
+        key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
         return self.out(rearrange(attention(query, key, value, mask, self.backend), "b h s d -> b s (h d)"))
 
 
@@ -87,8 +91,38 @@ class CrossBlock(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         """`x` `b s d` after attending to `source` `b t k`, whose real steps `mask` `b t` tells."""
+        return self.feed_on(self.attend(x, self.query(x), self.key_value(source), mask))
+
+    def query(self, x: Tensor) -> Tensor:
+        """The query that `x` `b s d` becomes, `b s d`: each step on its own."""
+        return self.attention.query(self.norm_query(x) if self.pre else x)
+
+    def key_value(self, source: Tensor) -> Tensor:
+        """The keys and values that `source` `b t k` becomes, `b t (2 d)`: each step on its own."""
+        return self.attention.key_value(self.norm_source(source))
+
+    def attend(self, x: Tensor, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
+        """The first half of the block: `x` `b s d` after attending."""
+        x = x + self.dropout(self.attention.attend(query, key_value, mask))
+        return x if self.pre else self.norm_query(x)
+
+    def feed_on(self, x: Tensor) -> Tensor:
+        """The second half of the block: the feed-forward layer, `b s d`."""
         if self.pre:
-            x = x + self.dropout(self.attention(self.norm_query(x), self.norm_source(source), mask))
             return x + self.dropout(self.feed(self.norm_feed(x)))
-        x = self.norm_query(x + self.dropout(self.attention(x, source, mask)))
         return self.norm_feed(x + self.dropout(self.feed(x)))
+
+    def feed_on_mean(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The mean of what `feed_on` gives over the steps that `mask` `b s` tells, `b 1 d`; zero where there is none.
+
+        A mean and a linear layer can change places, so the last layer sees one step (not under dropout after it, nor
+        where a normalisation follows).
+        """
+        share = (mask.to(x.dtype) / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(1)
+        if not self.pre or (self.training and self.dropout.p):
+            return share @ self.feed_on(x)
+        *hidden, last = self.feed
+        inner = self.norm_feed(x)
+        for layer in hidden:
+            inner = layer(inner)
+        return share @ x + last(share @ inner) * mask.any(1)[:, None, None]
