@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmrobust import registry
 from mmrobust.contracts import Batch, Rate, Stream
 from mmrobust.errors import OptionError
 from mmrobust.randomness import generator
-from mmrobust.testing.subject import Failed, NotApplicable, Subject, quiet_random, told
+from mmrobust.testing.subject import Blocked, Failed, NotApplicable, Subject, quiet_random, told
 from mmrobust.testing.surroundings import Surroundings
 
 
@@ -47,11 +49,12 @@ def check_noise_rate_one(subject: Subject) -> None:
     """
     noise, batch = _ready(subject)
     noisy = _run(noise, batch, 1.0)
-    for m, share in noise.expected(1.0).items():
-        real = batch.features[m].mask
+    expected = noise.expected(1.0) or {}
+    for m, stream in batch.features.items():
+        real = stream.mask
         if not noisy.features[m].x[real].isfinite().all():
             raise Failed("finite features with rate 1", f"NaN or infinity in '{m}'")
-        if share == 1 and (real & ~noisy.erased[m]).any():
+        if expected.get(m) == 1 and (real & ~noisy.erased[m]).any():
             left = int((real & ~noisy.erased[m]).sum())
             raise Failed(f"every step of '{m}' is erased with rate 1", f"{left} of {int(real.sum())} are left")
 
@@ -74,9 +77,11 @@ def check_noise_input(subject: Subject) -> None:
 
 
 def check_noise_generator(subject: Subject) -> None:
-    """The same generator gives the same noise, another one gives another, and the global random state is not touched.
+    """The same generator gives the same noise, the global random state is untouched, and `fixed` is as declared.
 
-    Resuming bit for bit, sweeps that can be run again and comparisons on the same noise all hang on it.
+    Resuming bit for bit, sweeps that can be run again and comparisons on the same noise all hang on it. Another
+    generator has to give another noise, unless `fixed = True` says that it gives the same one, of which an evaluation
+    then makes one draw instead of many.
     """
     noise, batch = _ready(subject)
     batch = subject.batch(64)
@@ -90,18 +95,21 @@ def check_noise_generator(subject: Subject) -> None:
         raise Failed("the same noise from the same generator", "it differs")
     if not untouched:
         raise Failed("numbers are drawn from the generator alone", "the global random state has moved on")
-    if _alike(first, other):
+    same = _alike(first, other)
+    if same and not noise.fixed:
         raise Failed("another noise from another generator", "it is the same; does the noise draw from it at all?")
+    if noise.fixed and not same:
+        raise Failed("the same noise from any generator, as fixed = True declares", "it differs")
 
 
 def check_noise_rate(subject: Subject) -> None:
-    """The share of real steps that is erased is what `expected(rate)` says, in each modality.
+    """The share of real steps that is marked as erased is what `expected(rate)` says, in each modality.
 
-    The rate is the x axis of every robustness curve; a noise that erases less than it says looks easy.
+    The rate is the x axis of every robustness curve; a noise that strikes less than it says looks easy.
     """
     noise, _ = _ready(subject)
     for rate in (0.25, 0.5, 0.75):
-        _measured(subject, noise, rate, noise.expected(rate), f"rate {rate}")
+        _measured(subject, noise, rate, _told(noise, rate), f"rate {rate}")
 
 
 def check_noise_rate_range(subject: Subject) -> None:
@@ -110,7 +118,7 @@ def check_noise_rate_range(subject: Subject) -> None:
     Training draws from [0, 0.5]; a rate for the whole batch would make some steps all noise and others none.
     """
     noise, _ = _ready(subject)
-    shares = [noise.expected(0.5 * (i + 0.5) / 64) for i in range(64)]
+    shares = [_told(noise, 0.5 * (i + 0.5) / 64) for i in range(64)]
     mean = {m: sum(share[m] for share in shares) / 64 for m in shares[0]}
     _measured(subject, noise, (0.0, 0.5), mean, "rates from 0 to 0.5")
 
@@ -135,26 +143,144 @@ def check_noise_padding(subject: Subject) -> None:
             raise Failed("NaN in padding changes no real step", f"it changes '{m}'")
 
 
+def check_noise_monotone(subject: Subject) -> None:
+    """A higher rate never marks a smaller share of the steps.
+
+    A curve over the rates is read from left to right, from clean to worst.
+    """
+    noise, _ = _ready(subject)
+    batch = subject.batch(1500)
+    before: dict[str, tuple[float, float]] = {}
+    for rate in (0.0, 0.25, 0.5, 0.75, 1.0):
+        noisy = _run(noise, batch, rate)
+        for m in batch.features:
+            share, error = _share(batch, noisy, m)
+            least, wide = before.get(m, (0.0, 0.0))
+            if share < least - 5 * (error + wide) - 2e-3:
+                raise Failed(f"at least {least:.3f} of the steps of '{m}' with rate {rate}", f"{share:.3f}")
+            before[m] = (share, error)
+
+
+def check_noise_marks(subject: Subject) -> None:
+    """A step that is not marked as erased is exactly as it was.
+
+    Whoever asks which steps were corrupted (an adversary, a reconstruction loss, a figure of the attention) looks at
+    `erased`; noise that it does not show makes their answers wrong.
+    """
+    noise, batch = _ready(subject)
+    for rate in (0.3, 0.9):
+        noisy = _run(noise, batch, rate)
+        for m, stream in batch.features.items():
+            kept = stream.mask & ~noisy.erased[m]
+            changed = (noisy.features[m].x != stream.x).any(-1) & kept
+            if changed.any():
+                raise Failed(
+                    f"unmarked steps of '{m}' are as they were", f"{int(changed.sum())} of {int(kept.sum())} differ"
+                )
+
+
 def check_noise_flags(subject: Subject) -> None:
-    """If `constant` is promised, exactly the erased steps are zero, and nothing else has changed.
+    """If `constant` is promised, erased steps are exactly zero.
 
     The house then computes what the model makes of an erased step once instead of thousands of times, by `erased`
-    alone; a step that is flagged and kept, or destroyed and not flagged, makes those scores wrong.
+    alone; a step that is flagged and kept makes those scores wrong.
     """
     noise, batch = _ready(subject)
     if not noise.constant:
         raise NotApplicable("it does not declare constant = True")
     for rate in (0.3, 0.9):
         noisy = _run(noise, batch, rate)
-        for m, stream in batch.features.items():
-            gone = noisy.erased[m]
-            if noisy.features[m].x[gone].any():
+        for m in batch.features:
+            if noisy.features[m].x[noisy.erased[m]].any():
                 raise Failed(
                     "erased steps are zero; else do not declare constant = True", f"'{m}' has some that are not"
                 )
-            kept = stream.mask & ~gone
-            if not torch.equal(noisy.features[m].x[kept], stream.x[kept]):
-                raise Failed("steps that are not erased are as they were", f"'{m}' has some that changed")
+
+
+def check_noise_scope(subject: Subject) -> None:
+    """The options `scope` and `modalities`, if there are any, mean what they mean everywhere.
+
+    `modalities` names all that can be struck, and `scope: one_modality` strikes at most one of a sample's, each of them
+    in some sample: NORM-TR's Type-2 noise, and the study of one modality at a time.
+    """
+    noise, _ = _ready(subject)
+    options = registry.options_of(subject.spec)
+    given = {
+        name: subject.options.get(name, options[name].default) for name in ("scope", "modalities") if name in options
+    }
+    if not given:
+        raise NotApplicable("it has neither option")
+    batch = subject.batch(256)
+    noisy = _run(noise, batch, 0.9)
+    hit = {m: noisy.erased[m].any(1) for m in batch.features}
+    named = given.get("modalities")
+    for m, struck in hit.items():
+        if named is not None and m not in named and struck.any():
+            raise Failed(f"nothing but {', '.join(named)} is struck", f"'{m}' is")
+    if given.get("scope") == "one_modality":
+        most = int(torch.stack(list(hit.values())).sum(0).max())
+        if most > 1:
+            raise Failed("at most one modality of a sample is struck with scope one_modality", f"{most} are")
+        for m in named or hit:
+            if not hit[m].any():
+                raise Failed("every modality is struck in some sample with scope one_modality", f"'{m}' never is")
+
+
+def check_noise_snr(subject: Subject) -> None:
+    """If `snr` is stated, noise is added at that signal-to-noise ratio.
+
+    Decibels are comparable between papers only if they are what they are called: 10 log10 of the mean square of the
+    sample's modality over that of what was added.
+    """
+    noise, _ = _ready(subject)
+    if not noise.snr:
+        raise NotApplicable("it states no snr")
+    batch = subject.batch(400)
+    noisy = _run(noise, batch, 1.0)
+    for m, (low, high) in noise.snr.items():
+        stream, struck = batch.features[m], noisy.erased[m]
+        some = struck.any(1)
+        added = (noisy.features[m].x - stream.x).square().mean(-1)
+        loud = (added * struck).sum(1)[some] / struck.sum(1)[some]
+        power = (stream.x.square().mean(-1) * stream.mask).sum(1)[some] / stream.mask.sum(1)[some]
+        decibels = 10 * (power / loud).log10()
+        found, error = decibels.mean().item(), decibels.std().item() / len(decibels) ** 0.5
+        if not abs(found - (low + high) / 2) < 0.3 + 5 * error:
+            asked = f"{low:g} dB" if low == high else f"{low:g} to {high:g} dB, {(low + high) / 2:g} on average,"
+            raise Failed(f"{asked} in '{m}'", f"{found:.1f} dB (standard error {error:.1f})")
+
+
+def check_noise_odd_input(subject: Subject) -> None:
+    """Zeros, constants, samples of one step or none, and a batch of one sample stay finite.
+
+    Silence, a still picture and a clip without a face are data; a division by their spread or length gives NaN, and a
+    training run that dies at epoch 20.
+    """
+    noise, batch = _ready(subject)
+    step = {m: torch.arange(s.mask.shape[1]) for m, s in batch.features.items()}
+    odd: dict[str, Callable[[str, Stream], Stream]] = {
+        "features that are all zero": lambda m, s: replace(s, x=torch.zeros_like(s.x)),
+        "features that never change": lambda m, s: replace(s, x=torch.full_like(s.x, 3.0)).zeroed(),
+        "samples of one step": lambda m, s: replace(s, mask=s.mask & (step[m] == 0)).zeroed(),
+        "samples without any step": lambda m, s: replace(s, mask=torch.zeros_like(s.mask)).zeroed(),
+        "a batch of one sample": lambda m, s: Stream(s.x[:1], s.mask[:1], None if s.times is None else s.times[:1]),
+    }
+    for what, change in odd.items():
+        features = {m: change(m, stream) for m, stream in batch.features.items()}
+        count = 1 if "batch of one" in what else len(batch)
+        label = None if batch.label is None else batch.label[:count]
+        given = Batch.fresh(features, label, batch.index[:count])
+        for rate in (0.5, 0.9, (0.0, 1.0)):
+            try:
+                noisy = _run(noise, given, rate)
+                _structure(given, noisy, f"with {what}")
+            except Failed:
+                raise
+            except Exception as error:
+                raise Failed(f"it works with {what}", told(error)) from error
+            for m, stream in noisy.features.items():
+                if not stream.x.isfinite().all():
+                    raise Failed(f"finite features from {what}", f"NaN or infinity in '{m}' with rate {rate}")
 
 
 def check_noise_composition(subject: Subject) -> None:
@@ -229,8 +355,6 @@ def check_missing_modality(subject: Subject) -> None:
 
 
 def _ready(subject: Subject) -> tuple[Any, Batch]:
-    from mmrobust.testing.subject import Blocked
-
     noise, batch = subject.build(), subject.batch()
     try:
         _structure(batch, _run(noise, batch, 0.5), "")
@@ -272,20 +396,31 @@ def _structure(batch: Batch, noisy: Any, where: str) -> None:
         raise Failed("labels and index stay", "they have changed")
 
 
+def _told(noise: Any, rate: float) -> dict[str, float]:
+    expected = noise.expected(rate)
+    if expected is None:
+        raise NotApplicable("it does not say which share of the steps a rate marks")
+    return expected
+
+
+def _share(batch: Batch, noisy: Batch, m: str) -> tuple[float, float]:
+    """Mean share of the real steps that is marked, and its standard error."""
+    real = batch.features[m].mask
+    found = (noisy.erased[m] & real).sum(1) / real.sum(1).clamp(min=1)
+    return found.mean().item(), found.std().item() / len(batch) ** 0.5
+
+
 def _measured(subject: Subject, noise: Any, rate: Rate, expected: dict[str, float], what: str) -> None:
-    count = 1500
-    batch = subject.batch(count)
+    batch = subject.batch(1500)
     if set(expected) != set(batch.features):
         raise Failed(f"expected() tells of {', '.join(batch.features)}", ", ".join(expected))
     noisy = _run(noise, batch, rate)
     for m, share in expected.items():
-        real = batch.features[m].mask
-        found = (noisy.erased[m] & real).sum(1) / real.sum(1).clamp(min=1)
-        error = found.std().item() / count**0.5
-        if abs(found.mean().item() - share) > 5 * error + 2e-3:
+        found, error = _share(batch, noisy, m)
+        if abs(found - share) > 5 * error + 2e-3:
             raise Failed(
                 f"{share:.3f} of the steps of '{m}' are erased with {what}",
-                f"{found.mean().item():.3f} (standard error {error:.3f}, {count} samples)",
+                f"{found:.3f} (standard error {error:.3f}, {len(batch)} samples)",
             )
 
 

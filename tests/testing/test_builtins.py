@@ -20,8 +20,57 @@ SLOW = {"check_compile", "check_export"}
 
 #: Options beside the defaults, for what they switch on.
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
-    ("noise", "window_erase"): [{"scope": "one_modality"}, {"modalities": ["speech"]}],
-    ("noise", "frame_drop"): [{"modalities": ["speech"]}],
+    ("noise", "window_erase"): [
+        {"scope": "one_modality"},
+        {"modalities": ["speech"]},
+        {"bursts": 3, "scope": "one_modality", "modalities": ["speech"]},
+    ],
+    ("noise", "frame_drop"): [
+        {"modalities": ["speech"]},
+        {"fill": "mean", "scope": "one_modality"},
+        {"fill": {"speech": [1.0] * 12}},
+    ],
+    ("noise", "modality_drop"): [{"keep_one": True}, {"scope": "one_modality"}, {"modalities": ["speech"]}],
+    ("noise", "feature_dropout"): [{"unit": "feature"}, {"scope": "one_modality"}, {"modalities": ["speech"]}],
+    ("noise", "gaussian"): [
+        {"snr": 20.0, "pattern": "window", "scope": "one_modality"},
+        {"snr": (-5.0, 15.0), "pattern": "whole", "modalities": ["speech"]},
+        {"snr": {"speech": 3.0}},
+    ],
+    ("noise", "babble"): [
+        {"snr": -3.0, "pattern": "whole", "scope": "one_modality"},
+        {"snr": {"speech": 6.0}, "pattern": "steps"},
+    ],
+    ("noise", "spikes"): [{"scale": 1.0, "tail": 1.0, "pattern": "window", "scope": "one_modality"}],
+    ("noise", "shuffle"): [{"window": 2, "scope": "one_modality"}, {"window": 100, "modalities": ["speech"]}],
+    ("noise", "time_shift"): [
+        {"scope": "every_modality"},
+        {"direction": "late"},
+        {"direction": "early", "modalities": ["speech"]},
+    ],
+    ("noise", "freeze"): [
+        {"pattern": "steps", "scope": "one_modality"},
+        {"pattern": "whole", "modalities": ["speech"]},
+    ],
+    ("noise", "saturation"): [{"limit": 0.0, "pattern": "steps", "scope": "one_modality"}, {"pattern": "window"}],
+    ("noise", "quantization"): [{"levels": 2, "pattern": "steps", "scope": "one_modality"}, {"pattern": "window"}],
+    ("noise", "tfr_net"): [{"text": "speech", "seeds": {"speech": 7}}, {"modalities": ["speech"]}],
+    ("noise", "mmsa"): [{"text": "speech"}, {"fill": {"speech": [0.5] * 12}, "modalities": ["speech"]}],
+    ("noise", "lnln"): [{"text": "speech"}, {"clean": 0.5}],
+    ("noise", "sequence"): [
+        {"noises": [Part("window_erase"), Part("lnln", {"text": "speech"})]},
+        {
+            "noises": [Part("gaussian", {"snr": {"speech": 3.0}}), Part("freeze", {"modalities": ["speech"]})],
+            "factors": [1.0, 0.5],
+        },
+    ],
+    ("noise", "one_of"): [
+        {
+            "noises": [Part("frame_drop"), Part("sequence", {"noises": [Part("babble"), Part("spikes")]})],
+            "weights": [3.0, 1.0],
+            "clean": 0.25,
+        },
+    ],
     ("encoder", "each"): [{"parts": {"speech": Part("none")}}],
     ("generic_extractor", "shared_mlp"): [{"out": 5, "hidden": 7, "dropout": 0.5}],
     ("specific_extractor", "per_modality_mlp"): [{"out": 5, "hidden": 7, "dropout": 0.5}],
@@ -96,6 +145,8 @@ def test_builtin(check: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     if check.subject.kind == "dataset" and "path" in registry.options_of(check.subject.spec):
         folder = tmp_path_factory.mktemp("data")
         check(path=FILES[check.subject.name](folder))
+    elif check.subject.kind == "noise" and "noises" in registry.options_of(check.subject.spec):
+        check(noises=[Part("window_erase"), Part("modality_drop", {"modalities": ["speech"]})])
     elif check.subject.name == "synthetic_affect":
         check(train=64, valid=16, test=16)
     else:

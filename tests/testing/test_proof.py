@@ -528,12 +528,13 @@ class NeverQuiteZero(GoodNoise):
 
 
 @wrong("noise", "check_noise_rate_one")
-class RescalesLikeDropout(GoodNoise):
+class DividesByWhatIsLeft(GoodNoise):
     constant = False
 
     def destroyed(self, stream: Stream, gone: Tensor, rate: Rate) -> Stream:
-        kept = super().destroyed(stream, gone, rate)
-        return kept if isinstance(rate, tuple) else kept.map(lambda x: x * torch.tensor(1 / (1 - torch.tensor(rate))))
+        left = 1 - torch.tensor(max(rate) if isinstance(rate, tuple) else rate)
+        scale = 1 / left if rate == 1 else 2.0
+        return stream.map(lambda x: torch.where(gone.unsqueeze(-1), x * scale, x))
 
 
 @wrong("noise", "check_noise_rate")
@@ -576,18 +577,70 @@ class ErasesPadding(GoodNoise):
 
 
 @wrong("noise", "check_noise_padding")
-class ScalesByEverything(GoodNoise):
+class FillsWithTheMeanOfEverything(GoodNoise):
     constant = False
 
     def destroyed(self, stream: Stream, gone: Tensor, rate: Rate) -> Stream:
-        made = super().destroyed(stream, gone, rate)
-        return made if rate in (0, (0, 0)) else made.map(lambda x: x / (1 + made.x.abs().mean()))
+        return stream.map(lambda x: torch.where(gone.unsqueeze(-1), x.mean(1, keepdim=True), x))
+
+
+@wrong("noise", "check_noise_monotone")
+class WorstInTheMiddle(GoodNoise):
+    def share(self, rate: Rate, count: int, generator: torch.Generator) -> Tensor:
+        share = super().share(rate, count, generator)
+        return share * (1 - share)
+
+    def expected(self, rate: float) -> None:
+        return None
+
+
+@wrong("noise", "check_noise_marks")
+class HissesEverywhere(GoodNoise):
+    constant = False
+
+    def destroyed(self, stream: Stream, gone: Tensor, rate: Rate) -> Stream:
+        return super().destroyed(stream, gone, rate).map(lambda x: x if rate in (0, (0, 0)) else x * 1.001)
 
 
 @wrong("noise", "check_noise_flags")
 class ReplacesByOnes(GoodNoise):
     def destroyed(self, stream: Stream, gone: Tensor, rate: Rate) -> Stream:
         return Stream(stream.x.masked_fill(gone.unsqueeze(-1), 1), stream.mask)
+
+
+@wrong("noise", "check_noise_generator")
+class SaysThatItIsFixed(GoodNoise):
+    fixed = True
+
+
+@wrong("noise", "check_noise_scope")
+class StrikesAllTheSame(GoodNoise):
+    def __init__(self, context: Context, *, scope: str = "one_modality") -> None:
+        super().__init__(context)
+
+
+@wrong("noise", "check_noise_snr")
+class TakesAmplitudeForPower(GoodNoise):
+    constant = False
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.snr = dict.fromkeys(context.modalities, (10.0, 10.0))
+
+    def destroyed(self, stream: Stream, gone: Tensor, rate: Rate) -> Stream:
+        x = stream.zeroed().x
+        size = x.square().mean((1, 2), keepdim=True).sqrt() * 10 ** (-10 / 10)
+        random = torch.Generator().manual_seed(0)
+        return stream.map(lambda _: x + gone.unsqueeze(-1) * size * torch.randn(x.shape, generator=random))
+
+
+@wrong("noise", "check_noise_odd_input")
+class DividesByTheSpread(GoodNoise):
+    constant = False
+
+    def destroyed(self, stream: Stream, gone: Tensor, rate: Rate) -> Stream:
+        x = stream.zeroed().x
+        return stream.map(lambda _: torch.where(gone.unsqueeze(-1), x / x.std((1, 2), keepdim=True), x))
 
 
 @wrong("noise", "check_noise_composition")

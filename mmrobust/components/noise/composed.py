@@ -11,6 +11,24 @@ from mmrobust.contracts import Batch, Context, Noise, Part, Rate
 from mmrobust.errors import OptionError
 
 
+def _made(context: Context, parts: list[Part[Noise]]) -> list[Noise]:
+    """The noises that an option names.
+
+    Raises:
+        OptionError: There is none, or one of them refuses an option.
+    """
+    if not parts:
+        raise OptionError("noises", "names no noise")
+    noises = []
+    for part in parts:
+        try:
+            noises.append(context.make(Noise, part))
+        except OptionError as error:
+            what = "" if error.option == "use" else f", option '{error.option}'"
+            raise OptionError("noises", f"'{part.use}'{what}: {error.message}") from error
+    return noises
+
+
 def _numbers(option: str, given: list[float] | None, count: int, default: float) -> list[float]:
     """One number for each noise.
 
@@ -40,13 +58,11 @@ class Sequence(Noise):
 
     def __init__(self, context: Context, *, noises: list[Part[Noise]], factors: list[float] | None = None) -> None:
         super().__init__(context)
-        if not noises:
-            raise OptionError("noises", "names no noise")
+        self.noises = _made(context, noises)
         self.factors = _numbers("factors", factors, len(noises), 1.0)
         for factor in self.factors:
             if not 0 <= factor <= 1:
                 raise OptionError("factors", f"{factor:g} times the rate would leave 0 to 1; give 0 to 1")
-        self.noises = [context.make(Noise, part) for part in noises]
         self.constant = all(noise.constant for noise in self.noises)
         self.fixed = all(noise.fixed for noise in self.noises)
 
@@ -93,8 +109,7 @@ class OneOf(Noise):
         clean: float = 0.0,
     ) -> None:
         super().__init__(context)
-        if not noises:
-            raise OptionError("noises", "names no noise")
+        self.noises = _made(context, noises)
         given = _numbers("weights", weights, len(noises), 1.0)
         if min(given) < 0 or sum(given) <= 0:
             told = ", ".join(f"{w:g}" for w in given)
@@ -102,7 +117,6 @@ class OneOf(Noise):
         if not 0 <= clean <= 1:
             raise OptionError("clean", f"{clean:g} is no share of samples; give 0 to 1")
         self.weights = [w / sum(given) * (1 - clean) for w in given]
-        self.noises = [context.make(Noise, part) for part in noises]
         self.constant = all(noise.constant for noise in self.noises)
 
     def __call__(self, batch: Batch, rate: Rate, generator: torch.Generator) -> Batch:

@@ -87,6 +87,7 @@ class TimeShift(Corruption):
             told = f"'{direction}' shifts every modality alike, so that they stay aligned"
             raise OptionError("direction", f"{told}; use either, scope: one_modality, or name some modalities")
         self.direction = direction
+        self.fixed = direction != "either" and (not self.one or len(self.chosen) == 1)
 
     def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         mask = stream.mask
