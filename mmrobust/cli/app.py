@@ -13,9 +13,21 @@ from typing import Annotated
 import typer
 
 import mmrobust
+from mmrobust.cli.coercion import lighten
 from mmrobust.errors import InterruptedRun, MmrobustError, RecipeError
 
-_FAMILIES = ("build", "train", "evaluate", "study", "recipes", "plugins", "data", "doctor")
+#: The verbs by the file that holds them, in the order of `--help`.
+_FAMILIES = {
+    "build": ("build",),
+    "train": ("run", "train"),
+    "evaluate": ("evaluate", "report", "predict"),
+    "study": ("study",),
+    "recipes": ("recipes",),
+    "plugins": ("plugins",),
+    "data": ("data",),
+    "doctor": ("doctor",),
+}
+_HELP = ["-h", "--help"]
 _FLAGS = {
     "--debug": "MMROBUST_DEBUG",
     "-v": "MMROBUST_DEBUG",
@@ -34,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         args = _take_globals(args)
-        command = typer.main.get_command(app())
+        command = typer.main.get_command(app(next((arg for arg in args if not arg.startswith("-")), None)))
+        lighten(command, _HELP)
         code = command.main(args=args, prog_name="mmrobust", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -66,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(f"internal error: {type(error).__name__}: {text}{place}; run again with --debug to see more", 1)
 
 
-def app() -> typer.Typer:
-    """The app with every verb."""
+def app(verb: str | None = None) -> typer.Typer:
+    """The app, with the family of one verb, or with every verb where there is no such one."""
     made = typer.Typer(
         name="mmrobust",
         help="Build, train and attack models that fuse noisy modalities, from recipes.",
@@ -75,10 +88,11 @@ def app() -> typer.Typer:
         rich_markup_mode=None,  # rich would triple the time to start
         pretty_exceptions_enable=False,
         no_args_is_help=True,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings={"help_option_names": _HELP, "max_content_width": 100},
     )
     made.callback()(_globals)
-    for family in _FAMILIES:
+    families = [family for family, verbs in _FAMILIES.items() if verb in verbs]
+    for family in families or _FAMILIES:
         importlib.import_module(f"mmrobust.cli.{family}").register(made)
     return made
 

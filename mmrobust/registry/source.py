@@ -16,6 +16,19 @@ def locate(module: str) -> Path | None:
     if isinstance(loaded, ModuleType):
         origin = getattr(loaded, "__file__", None)
         return Path(origin) if origin and origin.endswith(".py") else None
+    key = (module, tuple(sys.path))
+    known = _located.get(key)
+    if known is None or not known.is_file():
+        known = _search(module)
+        if known is not None:
+            _located[key] = known
+    return known
+
+
+_located: dict[tuple[str, tuple[str, ...]], Path] = {}
+
+
+def _search(module: str) -> Path | None:
     paths: Sequence[str] | None = None
     found = None
     name = ""

@@ -17,7 +17,7 @@ from mmrobust.cli import main
 from mmrobust.recipe import shipped
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "numpy", "timm", "matplotlib", "scipy", "safetensors", "jinja2", "rich")
+HEAVY = ("torch", "numpy", "timm", "matplotlib", "scipy", "safetensors", "jinja2", "rich", "pydantic")
 
 
 @pytest.fixture(autouse=True)
