@@ -172,29 +172,50 @@ def _measures(built: Built) -> list[str]:
 
 
 def _grid(built: Built) -> tuple[Grid, dict[str, Any]]:
-    """The grid of a recipe, and what each of its noises is. Noises of one kind are told apart by their options."""
+    """The grid of a recipe, and what each of its noises is."""
     settings = built.recipe.evaluate
     noises: dict[str, Noise] = {}
     parts: dict[str, Any] = {}
-    uses = [part.use for part in settings.noise]
-    for i, part in enumerate(settings.noise):
-        name = part.use if uses.count(part.use) == 1 else _label(part)
+    for i, (part, name) in enumerate(zip(settings.noise, _names(settings.noise), strict=True)):
         if name in noises:
             raise RecipeError(Problem(f"'{name}' is listed twice", built.recipe.where("evaluate", "noise", str(i))))
         noises[name] = make_noise(built.recipe, ("evaluate", "noise", str(i)), part, built.context)
-        parts[name] = {"use": part.use, "options": dict(part.options)}
+        parts[name] = {"use": part.use, "options": plain(part.options)}
     return Grid(noises, tuple(settings.rates), settings.draws), parts
 
 
-def _label(part: Part[Any]) -> str:
-    told = said(part.options)
-    return f"{part.use} ({told})" if told else part.use
+def _names(noises: Sequence[Part[Any]]) -> list[str]:
+    """A name for each noise: its own, and where several share it, with the options in which those differ."""
+    names = []
+    for part in noises:
+        alike = [other.options for other in noises if other.use == part.use]
+        apart = {key: v for key, v in part.options.items() if any(other.get(key) != v for other in alike)}
+        told = said(plain(apart))
+        names.append(f"{part.use} ({told})" if told else part.use)
+    return names
+
+
+def plain(value: Any) -> Any:
+    """Options as JSON has them: parts become mappings with `use`."""
+    if isinstance(value, Part):
+        return {"use": value.use, **plain(value.options)}
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def said(options: Mapping[str, Any]) -> str:
     """Options as people write them: `scope=one_modality, modalities=text+audio`; those not set are left out."""
-    words = lambda value: "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return ", ".join(f"{key}={words(value)}" for key, value in options.items() if value is not None)
+    return ", ".join(f"{key}={_words(value)}" for key, value in options.items() if value is not None)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inner = said({key: v for key, v in value.items() if key != "use"})
+        return f"{value['use']} ({inner})" if "use" in value and inner else value.get("use", inner)
+    if isinstance(value, (list, tuple)):
+        return f"{len(value)} values" if len(value) > 8 else "+".join(map(_words, value))
+    return str(value)
 
 
 def _summarise(
