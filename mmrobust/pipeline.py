@@ -54,6 +54,7 @@ def run(
     out: str | os.PathLike[str] | None = None,
     seeds: int | Sequence[int] | None = None,
     resume: RunFolder | str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
     quiet: bool = False,
 ) -> Finished:
     """Builds, trains, evaluates and reports a recipe.
@@ -65,6 +66,7 @@ def run(
         out: The run's own folder, instead of a new one in `runs`.
         seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
         resume: A run to go on with: its folder, or a recipe's name for its latest.
+        jobs: How many seeds are trained at a time; see `mmrobust.train`.
         quiet: Show no progress.
 
     Raises:
@@ -74,7 +76,9 @@ def run(
         InterruptedRun: Ctrl-C; the message says how to go on.
         WriteError: The disk is full, or the like; the message says how to go on.
     """
-    trained = train_seeds(recipe, overrides, runs=runs, out=out, seeds=seeds, resume=resume, quiet=quiet, verb="run")
+    trained = train_seeds(
+        recipe, overrides, runs=runs, out=out, seeds=seeds, resume=resume, jobs=jobs, quiet=quiet, verb="run"
+    )
     go_on = f"go on with: mmrobust run --resume {shlex.quote(str(trained.folder.path))}"
     try:
         evaluation = evaluate(trained.folder, quiet=quiet)

@@ -36,6 +36,12 @@ Out = Annotated[
 Seeds = Annotated[
     str | None, typer.Option("--seeds", metavar="N", help="Instead of the recipe's: 5 for 1 to 5, or a list: 3,7,9.")
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", metavar="N", help="Seeds at a time, each in a process; on a CPU one for each core by default."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -47,6 +53,7 @@ def run(
     runs: Runs = Path("runs"),
     out: Out = None,
     seeds: Seeds = None,
+    jobs: Jobs = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,7 +70,7 @@ def run(
     """
     from mmrobust.pipeline import run as do
 
-    _do(do, recipe, overrides, resume, runs, out, seeds, as_json, quiet)
+    _do(do, recipe, overrides, resume, runs, out, seeds, jobs, as_json, quiet)
 
 
 def train(
@@ -73,20 +80,23 @@ def train(
     runs: Runs = Path("runs"),
     out: Out = None,
     seeds: Seeds = None,
+    jobs: Jobs = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe, every seed after the other, and keep the best checkpoint of each.
+    """Train every seed of a recipe and keep the best checkpoint of each.
+
+    Several seeds are trained at a time: on a CPU as processes (--jobs), on a GPU together as one stacked model.
 
     Examples:
 
       mmrobust train normtr train.epochs=5
 
-      mmrobust train normtr train.epochs=2 --seeds 2 --json
+      mmrobust train normtr train.epochs=2 --seeds 4 --jobs 2 --json
     """
     from mmrobust.training import train as do
 
-    _do(do, recipe, overrides, resume, runs, out, seeds, as_json, quiet)
+    _do(do, recipe, overrides, resume, runs, out, seeds, jobs, as_json, quiet)
 
 
 def _do(
@@ -97,11 +107,12 @@ def _do(
     runs: Path,
     out: Path | None,
     seeds: str | None,
+    jobs: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     numbers = None if seeds is None else _seeds(seeds)
-    result = do(recipe, overrides or [], runs=runs, out=out, seeds=numbers, resume=resume, quiet=quiet)
+    result = do(recipe, overrides or [], runs=runs, out=out, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)
     if as_json:
         from mmrobust.training.folder import to_json
 

@@ -87,7 +87,10 @@ class TrainSettings:
         weight_decay: AdamW's.
         clip: Largest norm of the gradient; null for no clipping.
         precision: Number format of the model's arithmetic.
-        seeds: One run each; a whole number n means 1 to n.
+        compile: Compile the step's forward pass; takes a minute before the first step.
+        graphs: Capture whole steps as CUDA graphs.
+        seeds: One training each; a whole number n means 1 to n.
+        together: Train several seeds as one stacked model; `auto` does so on a GPU where every part allows it.
         patience: Epochs without a better validation score before training stops; null for never.
         select: The validation measure that chooses the checkpoint; `auto` for the task's own.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
@@ -102,7 +105,10 @@ class TrainSettings:
     weight_decay: float = within(0.01, low=0)
     clip: float | None = within(1.0, above=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    graphs: bool = False
     seeds: tuple[int, ...] = field(default=(1,), metadata={"low": 0, "high": 2**63 - 1, "count": True})
+    together: Literal["auto"] | bool = "auto"
     patience: int | None = within(None, low=1)
     select: str = "auto"
     device: str = "auto"

@@ -78,7 +78,12 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, recipe: Recipe, runs: str | os.PathLike[str] = "runs", *, out: str | os.PathLike[str] | None = None
+        cls,
+        recipe: Recipe,
+        runs: str | os.PathLike[str] = "runs",
+        *,
+        out: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
     ) -> RunFolder:
         """Makes the folder of a new run; it appears with its recipe and environment in it, or not at all.
 
@@ -86,6 +91,7 @@ class RunFolder:
             recipe: What is run.
             runs: The folder of all runs.
             out: The run's own folder, instead of a new one in `runs`; it must be empty or not there.
+            threads: With how many each seed is trained; None for this process's.
 
         Raises:
             UsageError: `out` holds something already.
@@ -103,7 +109,7 @@ class RunFolder:
         with files.staged(path) as part:
             (part / "recipe.yaml").write_text(recipe.source, encoding="utf-8")
             (part / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-            (part / "env.json").write_text(to_json(environment(), indent=2) + "\n", encoding="utf-8")
+            (part / "env.json").write_text(to_json(environment(threads), indent=2) + "\n", encoding="utf-8")
             (part / "metrics.jsonl").touch()
             (part / "log.txt").touch()
             (part / "checkpoints").mkdir()
@@ -181,14 +187,17 @@ class RunFolder:
             return {}
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps every other process from training in this run; the lock falls with the process that holds it.
+    def locked(self) -> Iterator[int | None]:
+        """Keeps every other process from training in this run; the lock falls with the last process that holds it.
+
+        Yields:
+            What a child has to inherit to hold it as well; None where there are no locks.
 
         Raises:
             MmrobustError: Another process trains in it.
         """
         if fcntl is None:
-            yield
+            yield None
             return
         with files.explained(self.path / ".lock"):
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -199,13 +208,17 @@ class RunFolder:
                 raise MmrobustError(f"another process is training in {self.path}; wait for it, or stop it") from None
             except OSError:  # a file system without locks
                 pass
-            yield
+            yield handle
         finally:
             os.close(handle)
 
 
-def environment() -> dict[str, Any]:
-    """What a run ran on: versions, machine, threads, the code's commit, the command, the time."""
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """What a run ran on: versions, machine, threads, the code's commit, the command, the time.
+
+    Args:
+        threads: With how many each seed is trained; None for this process's.
+    """
     import numpy
     import torch
 
@@ -224,7 +237,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if threads is None else threads,
         "gpu": cuda,
         "cuda": torch.version.cuda if cuda else None,
         "commit": _commit(),

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,11 @@ from mmrobust.training.checkpoint import Checkpoints, State, restore
 from mmrobust.training.folder import RunFolder
 from mmrobust.training.progress import Meter, duration
 from mmrobust.training.schedule import factor
+from mmrobust.training.step import Learner, Trained
 
 if TYPE_CHECKING:
     from mmrobust.build import Built
-    from mmrobust.recipe import Recipe, TrainSettings
+    from mmrobust.recipe import Recipe
 
 __all__ = ["Interrupt", "choose_device", "fit", "interruptible", "predict_split", "resident"]
 
@@ -118,7 +119,7 @@ def interruptible(say: Callable[[str], None]) -> Iterator[Interrupt]:
 
 
 @contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Seeds what dropout draws from, and asks for deterministic kernels; afterwards all is as it was."""
     devices = [device] if device.type == "cuda" else []
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -136,13 +137,45 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @dataclass
-class _Step:
-    """What one step told, until it is looked at."""
+class Told:
+    """What one step told, until it is looked at.
+
+    Attributes:
+        number: Of the step, from 0.
+        index: The samples, `b`.
+        values: What `Learner.names` says, `n`, on the device.
+    """
 
     number: int
     index: Tensor
-    names: list[str]
     values: Tensor
+
+
+@dataclass
+class Epoch:
+    """What one seed draws and is told in one epoch.
+
+    Attributes:
+        number: From 1.
+        batches: The samples of each step.
+        noise: Source of its noises.
+        pending: Steps that nobody has looked at.
+        seen: How many were looked at.
+        sums: What those told, added up, by name.
+    """
+
+    number: int
+    batches: tuple[Tensor, ...]
+    noise: torch.Generator
+    pending: list[Told] = field(default_factory=list)
+    seen: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def loss(self) -> float | None:
+        """The mean loss of the steps that were looked at."""
+        return self.sums["total"] / self.seen if self.seen else None
 
 
 class Trainer:
@@ -154,39 +187,42 @@ class Trainer:
         seed: The seed of the order, the noises and dropout.
         device: Where to train.
         tell: Told what the user should know.
+        beside: Another seed of the same run, whose data on the device serves this one too.
     """
 
     def __init__(
-        self, built: Built, folder: RunFolder, seed: int, device: torch.device, tell: Callable[[str], None]
+        self,
+        built: Built,
+        folder: RunFolder,
+        seed: int,
+        device: torch.device,
+        tell: Callable[[str], None],
+        beside: Trainer | None = None,
     ) -> None:
-        self.built, self.folder, self.seed, self.device = built, folder, seed, device
+        self.built, self.folder, self.seed, self.device, self.tell = built, folder, seed, device, tell
         self.settings = settings = built.recipe.train
         self.model, self.learning = built.model.to(device), built.learning.to(device)
         splits = built.dataset.splits
-        self.train = resident(splits["train"], built.context, device)
+        self.train = resident(splits["train"], built.context, device) if beside is None else beside.train
         self.select = selection(built)
-        self.valid = None if self.select is None else resident(splits["valid"], built.context, device)
+        self.valid = None
+        if self.select is not None:
+            self.valid = resident(splits["valid"], built.context, device) if beside is None else beside.valid
         self.steps_each = math.ceil(len(self.train) / settings.batch_size)
         self.steps = self.steps_each * settings.epochs
-        self.optimizer = _adamw(self.model, self.learning, settings, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.learner = Learner(Trained(self.model, self.learning), settings, device, tell)
         self.checkpoints = Checkpoints(folder.seed(seed), settings.keep, tell)
         self.state = State(seed)
 
     def resume(self) -> None:
-        """Goes to the newest checkpoint that is unharmed, or stays at the beginning where there is none.
-
-        `metrics.jsonl` is made to say what the checkpoint says, whatever a crash has left of it.
-        """
+        """Goes to the newest checkpoint that is unharmed, or stays at the beginning where there is none."""
         checkpoint = self.checkpoints.newest()
         if checkpoint is not None:
-            restore(checkpoint, self.model, self.learning, self.optimizer)
+            restore(checkpoint, self.model, self.learning, self.learner.optimizer)
             self.checkpoints.prune(checkpoint.state)
             self.state = checkpoint.state
             if self.state.scaler:
-                self.scaler.load_state_dict(self.state.scaler)
-        others = [line for line in self.folder.read_metrics() if line.get("seed") != self.seed]
-        self.folder.set_metrics([*others, *self.state.metrics])
+                self.learner.scaler.load_state_dict(self.state.scaler)
 
     def epoch(self, watch: Callable[[int, float | None], None]) -> dict[str, Any]:
         """Trains one epoch and measures it; the line for `metrics.jsonl`.
@@ -194,33 +230,34 @@ class Trainer:
         Raises:
             DivergedError: A loss or gradient is not finite.
         """
-        number, state = self.state.epoch + 1, self.state
-        started = time.perf_counter()
+        epoch, state = self.begin(), self.state
+        with own_randomness(self.device, derive(self.seed, "dropout", epoch.number)):
+            for index in epoch.batches:
+                epoch.pending.append(self.step(state.step, index, epoch.noise))
+                state.step += 1
+                self.look(epoch)
+                watch(state.step, epoch.loss)
+        return self.end(epoch)
+
+    def begin(self) -> Epoch:
+        """The next epoch: its order and noise come from the seed and its number."""
+        number = self.state.epoch + 1
         order = torch.randperm(len(self.train), generator=generator(self.seed, "order", number)).to(self.device)
-        noise = generator(self.seed, "noise", number, device=self.device)
         self.model.train()
         self.learning.train()
-        sums: dict[str, float] = {}
-        pending: list[_Step] = []
-        look = 1 if self.device.type == "cpu" else _LOOK
         # Batches of nearly one size: no tiny last one, of which some objectives could make no statistics.
-        batches = order.tensor_split(self.steps_each)
-        with _own_randomness(self.device, derive(self.seed, "dropout", number)):
-            for i, index in enumerate(batches):
-                pending.append(self.step(state.step, index, noise))
-                state.step += 1
-                if len(pending) >= look or i + 1 == len(batches):
-                    self._look(number, pending, sums)
-                    pending = []
-                watch(state.step, sums["total"] / (i + 1 - len(pending)) if sums else None)
-        rate = self.optimizer.param_groups[0]["lr"]
-        loss = {name: total / len(batches) for name, total in sums.items()}
+        noise = generator(self.seed, "noise", number, device=self.device)
+        return Epoch(number, order.tensor_split(self.steps_each), noise)
+
+    def end(self, epoch: Epoch) -> dict[str, Any]:
+        """The line for `metrics.jsonl` of an epoch whose steps are done."""
+        loss = {name: total / len(epoch.batches) for name, total in epoch.sums.items()}
         gradient = loss.pop("gradient")
         scores = {} if self.select is None else self.validate(self.select)
-        seconds = round(time.perf_counter() - started, 3)
+        seconds = round(time.perf_counter() - epoch.started, 3)
         return {
-            "seed": self.seed, "epoch": number, "step": state.step, "lr": rate, "loss": loss, "gradient": gradient,
-            "valid": scores, "seconds": seconds,
+            "seed": self.seed, "epoch": epoch.number, "step": self.state.step, "lr": self.learner.lr, "loss": loss,
+            "gradient": gradient, "valid": scores, "seconds": seconds,
         }  # fmt: skip
 
     def validate(self, select: str) -> dict[str, float]:
@@ -235,41 +272,44 @@ class Trainer:
             where = f"seed {self.seed}, after epoch {self.state.epoch + 1}, on the validation split"
             raise DivergedError(f"training diverged: {where}: {error}") from error
 
-    def step(self, number: int, index: Tensor, noise: torch.Generator) -> _Step:
+    def step(self, number: int, index: Tensor, noise: torch.Generator) -> Told:
         """One step of the optimizer on the samples at `index`, `b`; nothing in it waits for a GPU."""
-        settings, device = self.settings, self.device
-        rate = settings.lr * factor(settings.schedule, number, self.steps, settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        progress = Progress(self.state.epoch, torch.full((), number / self.steps, device=device))
-        dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            total, parts, views = self.learning.losses(self.model, self.train.batch(index), noise, progress)
-        self.scaler.scale(total).backward()
-        self.learning.update(views, progress)
-        self.scaler.unscale_(self.optimizer)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        gradient = nn.utils.clip_grad_norm_(parameters, math.inf if settings.clip is None else settings.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        values = [value.detach().float() for value in (total, *parts.values(), gradient)]
-        return _Step(number, index, ["total", *parts, "gradient"], torch.stack(values))
+        self.learner.set_rate(self.rate(number))
+        views = self.learning.draw(self.train.batch(index), noise)
+        return Told(number, index, self.learner(views, self.progress(number)))
 
-    def _look(self, epoch: int, steps: list[_Step], sums: dict[str, float]) -> None:
-        """Adds up what the steps told, or says where the training went wrong."""
-        rows = torch.cat([step.values for step in steps]).tolist()
-        for step in steps:
-            told, rows = dict(zip(step.names, rows, strict=False)), rows[len(step.names) :]
+    def rate(self, number: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.settings.lr * factor(self.settings.schedule, number, self.steps, self.settings.warmup)
+
+    def progress(self, number: int) -> Progress:
+        """How far training has come at a step."""
+        return Progress(self.state.epoch, torch.full((), number / self.steps, device=self.device))
+
+    def look(self, epoch: Epoch) -> None:
+        """Adds up what the pending steps told, where it is time to look; looking waits for a GPU.
+
+        Raises:
+            DivergedError: Something is not finite; names step, samples and cause.
+        """
+        steps = epoch.pending
+        last = self.state.step % self.steps_each == 0
+        if not last and len(steps) < (1 if self.device.type == "cpu" else _LOOK):
+            return
+        scaler = self.learner.scaler
+        for step, row in zip(steps, torch.stack([step.values for step in steps]).tolist(), strict=True):
+            told = dict(zip(self.learner.names, row, strict=True))
             bad = [name for name, value in told.items() if not math.isfinite(value)]
-            if bad == ["gradient"] and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+            if bad == ["gradient"] and scaler.is_enabled() and scaler.get_scale() >= 1:
                 bad, told["gradient"] = [], 0.0  # fp16 overflowed; the scaler left the step out and scales less
             if bad:
-                raise self._diverged(epoch, step, bad)
+                raise self._diverged(epoch.number, step, bad)
             for name, value in told.items():
-                sums[name] = sums.get(name, 0.0) + value
+                epoch.sums[name] = epoch.sums.get(name, 0.0) + value
+        epoch.seen += len(steps)
+        epoch.pending = []
 
-    def _diverged(self, epoch: int, step: _Step, bad: list[str]) -> DivergedError:
+    def _diverged(self, epoch: int, step: Told, bad: list[str]) -> DivergedError:
         ids = [str(self.train.ids[i]) for i in step.index.tolist()]
         features = self.train.batch(step.index).features
         holes = [
@@ -312,9 +352,9 @@ class Trainer:
         state.waited = 0 if better else state.waited + 1
         patience = settings.patience
         state.finished = state.epoch >= settings.epochs or (patience is not None and state.waited >= patience)
-        state.scaler = self.scaler.state_dict()
+        state.scaler = self.learner.scaler.state_dict()
         state.metrics.append(line)
-        self.checkpoints.save(state, self.model, self.learning, self.optimizer)
+        self.checkpoints.save(state, self.model, self.learning, self.learner.optimizer)
         self.folder.add_metrics(line)
         return better
 
@@ -350,41 +390,54 @@ def fit(
     """
     meter = Meter("", 1, quiet=True) if meter is None else meter
 
-    def tell(text: str) -> None:
-        folder.say(f"{label}{text}")
-        meter.say(f"{label}{text}")
-
-    trainer = Trainer(built, folder, seed, choose_device(built.recipe), tell)
-    if slow := slow_precision(built.recipe.train.precision, trainer.device):
-        tell(slow)
+    trainer = Trainer(built, folder, seed, choose_device(built.recipe), telling(folder, meter, label))
     if resume:
         trainer.resume()
+    if slow := slow_precision(built.recipe.train.precision, trainer.device):
+        trainer.tell(slow)
     state, epochs = trainer.state, built.recipe.train.epochs
     begin = meter.done
     meter.skip(state.step)
     if state.epoch and not state.finished:
-        tell(f"goes on after epoch {state.epoch}")
+        trainer.tell(f"goes on after epoch {state.epoch}")
 
     def watch(step: int, loss: float | None) -> None:
         note = "" if loss is None else f"loss {loss:.4g}"
         meter.update(begin + step, note, f"{label}epoch {state.epoch + 1}/{epochs}")
-        _stop_if(interrupt, f"in epoch {state.epoch + 1} of seed {seed}")
+        stop_if(interrupt, f"in epoch {state.epoch + 1} of seed {seed}")
 
     while not state.finished:
-        _stop_if(interrupt, f"after epoch {state.epoch} of seed {seed}")
+        stop_if(interrupt, f"after epoch {state.epoch} of seed {seed}")
         line = trainer.epoch(watch)
-        better = trainer.close_epoch(line)
-        text = f"{label}epoch {state.epoch}/{epochs}  loss {line['loss']['total']:.4g}"
-        if trainer.select is not None:
-            text += f"  valid {trainer.select} {line['valid'][trainer.select]:.4g}{' (best)' if better else ''}"
-        folder.say(f"{text}  {duration(line['seconds'])}")
-        left = f"  {meter.left} left" if meter.done < meter.total else ""
-        meter.say(f"{text}{left}", plain_only=True)
-
-    early = "" if state.epoch >= epochs else f", stopped after epoch {state.epoch}: no better for {state.waited} epochs"
-    tell(f"best epoch {state.best['epoch']}/{epochs}{best_value(state)}{early}")
+        tell_epoch(trainer, line, trainer.close_epoch(line), meter, label)
+    trainer.tell(told_best(state, epochs))
     meter.skip(begin + trainer.steps - meter.done)
     return state
+
+
+def telling(folder: RunFolder, meter: Meter, label: str) -> Callable[[str], None]:
+    """What writes a line both to the log and to the user."""
+
+    def tell(text: str) -> None:
+        folder.say(f"{label}{text}")
+        meter.say(f"{label}{text}")
+
+    return tell
+
+
+def tell_epoch(trainer: Trainer, line: dict[str, Any], better: bool, meter: Meter, label: str) -> None:
+    """Tells what an epoch has brought."""
+    text = f"{label}epoch {line['epoch']}/{trainer.settings.epochs}  loss {line['loss']['total']:.4g}"
+    if trainer.select is not None:
+        text += f"  valid {trainer.select} {line['valid'][trainer.select]:.4g}{' (best)' if better else ''}"
+    trainer.folder.say(f"{text}  {duration(line['seconds'])}")
+    meter.say(text, plain_only=True, timed=True)
+
+
+def told_best(state: State, epochs: int) -> str:
+    """What a finished seed has come to."""
+    early = "" if state.epoch >= epochs else f", stopped after epoch {state.epoch}: no better for {state.waited} epochs"
+    return f"best epoch {state.best['epoch']}/{epochs}{best_value(state)}{early}"
 
 
 def best_value(state: State) -> str:
@@ -393,7 +446,7 @@ def best_value(state: State) -> str:
     return "" if value is None else f", valid {state.best['measure']} {value:.4g}"
 
 
-def _stop_if(interrupt: Interrupt | None, where: str) -> None:
+def stop_if(interrupt: Interrupt | None, where: str) -> None:
     if interrupt is not None and interrupt.requested:
         raise InterruptedRun(f"interrupted {where}; every finished epoch is saved")
 
@@ -417,14 +470,3 @@ def selection(built: Built) -> str | None:
         return measures.check(built.context.task, [settings.select])[0]
     except MmrobustError as error:
         raise RecipeError(Problem(str(error), recipe.where("train", "select"))) from error
-
-
-def _adamw(model: nn.Module, learning: nn.Module, settings: TrainSettings, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; weight decay pulls at matrices alone, not at biases and norms."""
-    parameters = [p for module in (model, learning) for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    fused = device.type in ("cpu", "cuda", "mps")
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.lr, fused=fused)

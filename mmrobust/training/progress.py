@@ -81,17 +81,19 @@ class Meter:
             return "?"
         return duration((time.monotonic() - self._start) / worked * (self.total - self.done))
 
-    def say(self, text: str, *, plain_only: bool = False) -> None:
+    def say(self, text: str, *, plain_only: bool = False, timed: bool = False) -> None:
         """Writes a line that stays.
 
         Args:
             text: The line.
             plain_only: Only where there is no live line that says the same.
+            timed: Add the time left, where anything is.
         """
         if self.quiet or (plain_only and self.live):
             return
+        left = f"  {self.left} left" if timed and self.done < self.total else ""
         self._erase()
-        print(text, file=self._stream, flush=True)
+        print(f"{text}{left}", file=self._stream, flush=True)
 
     def _draw(self) -> None:
         share = min(self.done / self.total, 1.0)

@@ -157,9 +157,9 @@ def test_a_number_format_that_the_processor_only_imitates_is_told(monkeypatch):
 
 def test_an_overflow_of_fp16_is_stepped_over_and_the_scale_falls(tiny, tmp_path):
     one = trainer(tiny, tmp_path, "train.precision=fp16")
-    one.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    one.learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     line = one.epoch(lambda step, loss: None)
-    assert one.scaler.get_scale() < 2.0**60
+    assert one.learner.scaler.get_scale() < 2.0**60
     assert all(math.isfinite(value) for value in (*line["loss"].values(), line["gradient"]))
 
 
@@ -168,7 +168,7 @@ def test_the_gradient_is_clipped(tiny, tmp_path):
     for clip in ("1e-3", "null"):
         one = trainer(tiny, tmp_path, f"train.clip={clip}", "train.weight_decay=0")
         one.step(0, torch.arange(40), torch.Generator().manual_seed(0))
-        squares = [m["exp_avg"].square().sum() for m in one.optimizer.state.values()]
+        squares = [m["exp_avg"].square().sum() for m in one.learner.optimizer.state.values()]
         moved[clip] = torch.stack(squares).sum().sqrt().item() / 0.1
     assert moved["1e-3"] == pytest.approx(1e-3, rel=1e-2)
     assert moved["null"] > 1e-2
@@ -176,9 +176,9 @@ def test_the_gradient_is_clipped(tiny, tmp_path):
 
 def test_only_matrices_decay(tiny, tmp_path):
     one = trainer(tiny, tmp_path, "train.weight_decay=0.5")
-    assert [group["weight_decay"] for group in one.optimizer.param_groups] == [0.5, 0.0]
+    assert [group["weight_decay"] for group in one.learner.optimizer.param_groups] == [0.5, 0.0]
     both = [p for m in (one.model, one.learning) for p in m.parameters()]
-    held = [p for group in one.optimizer.param_groups for p in group["params"]]
+    held = [p for group in one.learner.optimizer.param_groups for p in group["params"]]
     assert len(held) == len(both) == len({id(p) for p in held})
 
 
