@@ -27,9 +27,9 @@ def shipped_folder() -> Path:
 
 def shipped() -> dict[str, Path]:
     """The shipped recipes by bare name, e.g. `normtr` or `peers/tfn`."""
-    folder = shipped_folder()
-    files = sorted(folder.rglob("*.yaml")) if folder.is_dir() else []
-    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    folder = str(shipped_folder())
+    files = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names if name.endswith(".yaml")]
+    return {file[len(folder) + 1 : -5].replace(os.sep, "/"): Path(file) for file in sorted(files)}
 
 
 def find(ref: str | Path, folder: Path | None = None) -> Path:
@@ -54,9 +54,10 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
         close = difflib.get_close_matches(path.stem, around, n=1)
         hint = f"; did you mean '{around[close[0]]}'?" if close else ""
         raise RecipeError(f"there is no recipe file '{path}'{hint}")
-    if text in shipped():
-        return _shown(shipped()[text])
-    raise RecipeError(f"there is no shipped recipe '{text}'{nearest(text, shipped())}; a file's name ends in .yaml")
+    known = shipped()
+    if text in known:
+        return _shown(known[text])
+    raise RecipeError(f"there is no shipped recipe '{text}'{nearest(text, known)}; a file's name ends in .yaml")
 
 
 def _shown(path: Path) -> Path:
