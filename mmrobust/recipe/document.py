@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -103,8 +104,9 @@ def scalar(text: str) -> Any:
     return math.nan if _NAN.fullmatch(text) else text
 
 
+@lru_cache(maxsize=64)
 def parse(text: str, file: str) -> Node:
-    """Reads one document.
+    """Reads one document; a tree is never changed, so what is extended often is read once.
 
     Args:
         text: The YAML.

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrobust.errors import RecipeError
-from mmrobust.recipe.document import dump, parse, scalar
+from mmrobust.recipe.compose import shipped
+from mmrobust.recipe.document import Node, dump, parse, scalar
 
 
 @pytest.mark.parametrize(
@@ -105,3 +107,35 @@ def test_any_text_is_read_or_refused_with_a_word(text: str) -> None:
         parse(text, "f")
     except RecipeError as error:
         assert str(error).startswith("f")
+
+
+@pytest.mark.skipif(not yaml.__with_libyaml__, reason="there is one parser here")
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(file.read_text(encoding="utf-8") for file in shipped().values()),
+        *("a: 'é 漢字 😀'  # c\nb: 😀 x\nc: [1,2 ,3]", "a: |\n  text\nb: >-\n  folded\n  x", "? a\n: b"),
+        *("a: b: c", "{a: 1, b}", "a: &x 1\nb: *x", "a: 1\r\nb: ~\nc:\n", "a: {b: 1 c: 2}", "a:\tb", "a: 1\na: 2"),
+        *("a: @x", "a: \x07", "a: \ud83d", "", "a: [1,,2]"),
+        *("---\na: 1\n...\n", "%YAML 1.2\n---\na: 1", "a: 'no'\nb: no\nc: ''", "a: 0o17\nb: 1:30\nc: 1e-3"),
+    ],
+)  # fmt: skip
+def test_both_parsers_tell_the_same(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> str:
+        parse.cache_clear()
+        try:
+            return written(parse(text, "f"))
+        except RecipeError as error:
+            return str(error)
+
+    def written(node: Node) -> str:
+        inner = node.value
+        if isinstance(inner, dict):
+            inner = {key: written(below) for key, below in inner.items()}
+        elif isinstance(inner, list):
+            inner = [written(below) for below in inner]
+        return f"{node.where} {node.key} {inner!r}"
+
+    quick = told()
+    monkeypatch.setattr(yaml, "__with_libyaml__", False)
+    assert told() == quick
