@@ -6,7 +6,7 @@ A view is a noise and the objectives that are trained on what it leaves: NORM-TR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from mmrobust.contracts import Batch, Noise, Objective, Outputs, Progress, Rate, Stream, Streams
 from mmrobust.model import Model
-from mmrobust.reuse import obstacle, two_valued
+from mmrobust.reuse import TwoValued, two_valued
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Learning(nn.Module):
         self, model: Model, batches: Mapping[str, Batch], progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Outputs]]:
         """What `losses` returns, of views that are drawn already; nothing random but dropout is left in it."""
-        views = run_views(model, batches, self.no_reuse(model) is None)
+        tokens = self.share(model, batches)
+        views = run_views(model, batches, None if isinstance(tokens, str) else tokens)
         parts = {}
         total = torch.zeros((), device=next(iter(batches.values())).index.device)
         for key, objective in self.named_objectives():
@@ -91,14 +92,20 @@ class Learning(nn.Module):
             total = total + objective.weight * parts[key]
         return total, parts, views
 
-    def no_reuse(self, model: Model) -> str | None:
-        """Why the views of this model cannot share their tokens (see `mmrobust.reuse`); None where they do."""
+    def share(self, model: Model, batches: Mapping[str, Batch]) -> TwoValued | str:
+        """The tokens from which every view can pick its own, or why they must be made anew for each.
+
+        Args:
+            model: What is trained.
+            batches: What `draw` made.
+        """
         if len(self.views) < 2:
             return "there is one view"
         for name, view in self.views.items():
             if view.noise is not None and not view.noise.constant:
                 return f"the noise of view '{name}' does more than set steps to zero"
-        return obstacle(model)
+        first = next(iter(batches.values()))
+        return two_valued(model, (first if first.clean is None else first.clean).features)
 
     @torch.no_grad()
     def update(self, views: Mapping[str, Outputs], progress: Progress) -> None:
@@ -111,32 +118,22 @@ class Learning(nn.Module):
         return [(key.replace("/", "."), module) for key, module in self.objectives.items()]  # type: ignore[misc]
 
 
-def run_views(model: Model, batches: Mapping[str, Batch], reuse: bool = False) -> dict[str, Outputs]:
+def run_views(model: Model, batches: Mapping[str, Batch], tokens: TwoValued | None = None) -> dict[str, Outputs]:
     """The model's outputs for several batches of one size, in one pass where its parts allow it.
 
     Args:
         model: The model.
         batches: By name of the view.
-        reuse: Whether they are views of one clean batch that differ in what was set to zero, and the model's tokens
-            can be reused (see `mmrobust.reuse`).
+        tokens: What the batches, views of one clean batch, can pick their tokens from; None to make them anew.
     """
-    if reuse:
-        first = next(iter(batches.values()))
-        tokens = two_valued(model, (first if first.clean is None else first.clean).features)
-        if tokens is not None:
-            run = lambda some: model.fuse(
-                tokens.pick({m: torch.stack([batch.erased[m] for batch in some.values()]) for m in model.modalities})
-            )
-            return _run(run, batches, model.samplewise)
-    run = lambda some: model(_stack([batch.features for batch in some.values()]))
-    return _run(run, batches, model.samplewise)
 
+    def run(some: Mapping[str, Batch]) -> Outputs:
+        if tokens is None:
+            return model(_stack([batch.features for batch in some.values()]))
+        erased = {m: torch.stack([batch.erased[m] for batch in some.values()]) for m in model.modalities}
+        return model.fuse(tokens.pick(erased))
 
-def _run(
-    run: Callable[[Mapping[str, Batch]], Outputs], batches: Mapping[str, Batch], together: bool
-) -> dict[str, Outputs]:
-    """Calls `run` for all batches together, or for each alone, and gives each its own outputs."""
-    if not together or len(batches) == 1:
+    if not model.samplewise or len(batches) == 1:
         return {name: replace(run({name: batch}), batch=batch) for name, batch in batches.items()}
     out, size = run(batches), len(next(iter(batches.values())))
     return {

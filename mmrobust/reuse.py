@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmrobust.contracts import Stream, Streams
 from mmrobust.model import Model, Tokens
 
-__all__ = ["TwoValued", "obstacle", "two_valued"]
+__all__ = ["TwoValued", "two_valued"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,21 @@ class TwoValued:
         )
 
 
-def two_valued(model: Model, features: Streams) -> TwoValued | None:
-    """The tokens of clean features and of erased steps; None where only a look at the data tells that it cannot be.
+def two_valued(model: Model, features: Streams) -> TwoValued | str:
+    """The tokens of clean features and of erased steps, or why they cannot stand for every noisy view.
 
     Args:
-        model: One without an `obstacle`.
+        model: In training, its encoder and extractors must have no dropout: each view draws what it drops on its own.
         features: `{m: b t_m n_m}`, clean.
     """
-    if any(features[m].times is not None for m in model.modalities):
-        return None  # a step that knows its moment is not the same wherever it stands
+    reason = _obstacle(model, features)
+    if reason is not None:
+        return reason
     zero = {m: features[m].x.new_zeros(1, 1, features[m].x.shape[2]) for m in model.modalities}
     real = features[model.modalities[0]].mask.new_ones(1, 1)
     clean, one = model.tokens(features), model.tokens({m: Stream(x, real) for m, x in zero.items()})
     if clean.notes:
-        return None  # side values cannot be picked
+        return f"encoder or extractors write notes ({', '.join(clean.notes)}), which cannot be shared"
     along = lambda streams: {m: _repeated(s, features[m].x.shape[1]) for m, s in streams.items()}
     erased = Tokens(along(one.encoded), along(one.generic), along(one.specific))
     if not model.fusion.prepared:
@@ -72,25 +73,23 @@ def two_valued(model: Model, features: Streams) -> TwoValued | None:
     return TwoValued(prepare(clean), prepare(erased), model.fusion.prepared)
 
 
-def obstacle(model: Model) -> str | None:
-    """Why the tokens of this model cannot be reused; None where they can.
-
-    Under dropout they could not, even exactly: each view draws what it drops on its own.
-    """
+def _obstacle(model: Model, features: Streams) -> str | None:
     parts = {"encoder": model.encoder, "generic extractor": model.generic, "specific extractor": model.specific}
     for slot, part in parts.items():
-        name = f"the {slot} {type(part).__name__}"
+        name = f"the {slot} ({type(part).__name__})"
         if not part.positionwise:
-            return f"{name} does not say that it looks at each step alone (positionwise)"
+            return f"{name} does not promise to look at each step alone"
         if not set(part.shapes) <= set(model.modalities):
             return f"{name} makes streams that are no modalities"
-        if model.training and drops(part):
-            return f"{name} has dropout"
+        if model.training and _drops(part):
+            return f"{name} has dropout, which each view draws on its own"
+    if any(features[m].times is not None for m in model.modalities):
+        return "steps carry their times, so that erased ones are not all alike"
     return None
 
 
-def drops(module: nn.Module) -> bool:
-    """Whether a part has dropout with a probability above zero."""
+def _drops(module: nn.Module) -> bool:
+    """Whether a part has dropout of its own or in a layer of torch's (`nn.LSTM` has a plain attribute)."""
     for part in module.modules():
         p = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0.0)
         if isinstance(p, float) and p > 0:
