@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,14 +18,16 @@ from matplotlib.ticker import MaxNLocator
 
 from mmrobust.measures import Measure
 
-__all__ = ["Curve", "against_rate", "compared", "inline", "over_epochs"]
+__all__ = ["COLOURS", "Curve", "against_rate", "cliques", "compared", "inline", "multiples", "over_epochs", "ranked"]
 
 # Colours as files have them. On the page each becomes a CSS variable, so that figures follow dark mode and print.
-INK, QUIET, GRID, PAPER = "#22262b", "#666d76", "#e3e6ea", "#fefeff"
+INK, QUIET, FAINT, GRID, PAPER = "#22262b", "#666d76", "#b9bfc6", "#e3e6ea", "#fefeff"
 SERIES = ("#0b6b94", "#bf5a13", "#55802c", "#7d4fa8", "#b0355f", "#8a6d1d")
-_VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid", PAPER: "--figure"} | {
+_VARIABLES = {INK: "--ink", QUIET: "--quiet", FAINT: "--faint", GRID: "--grid", PAPER: "--figure"} | {
     colour: f"--series-{i + 1}" for i, colour in enumerate(SERIES)
 }
+
+COLOURS = {variable: colour for colour, variable in _VARIABLES.items()}
 
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -130,6 +133,8 @@ def compared(
     *,
     one_limit: bool,
     large: bool = False,
+    shown: Mapping[int, int] | None = None,
+    areas: Sequence[float | None] | None = None,
 ) -> str:
     """A measure against the rate of one noise, for several models.
 
@@ -139,21 +144,25 @@ def compared(
         curves: Rates and curve of each model, the reference first.
         one_limit: The limit is the same for all, and drawn once; otherwise each has its own, in its colour.
         large: The figure that stands alone, with a legend.
+        shown: Where there are too many for a colour each: which of them has which colour; the others stay grey.
+        areas: Under each curve, beside its name in the legend, which is then in their order, the best first.
     """
     with _style(f"compared {measure.name} {noise} {large}"):
-        beside = 0.6 + 0.066 * max(len(_plain(curve.name)) for _, curve in curves)  # inches for the legend
-        width = 6 + beside if large else 3.45
-        figure, axes = _figure(width, 3.5 if large else 2.35)
+        names = [_plain(curve.name) for _, curve in curves]
+        beside = 0.95 + 0.066 * max(map(len, names))  # inches for the legend
+        width, height = (6 + beside, max(3.5, 0.9 + 0.19 * (len(curves) + 1))) if large else (3.45, 2.35)
+        figure, axes = _figure(width, height)
         scale = 100 if measure.percent else 1
+        looks = [_look(i, shown) for i in range(len(curves))]
         for i, (rates, curve) in enumerate(curves):
-            colour, turn = SERIES[i % len(SERIES)], i // len(SERIES)
-            if curve.limit is not None and not (one_limit and i):
-                shade, said = (QUIET, "limit") if one_limit else (colour, None)
-                axes.plot(rates, _scaled(curve.limit, scale), color=shade, linestyle=(0, (4, 2.5)), linewidth=1.1,
-                          alpha=0.8, label=said)  # fmt: skip
-            axes.plot(rates, _scaled(curve.mean, scale), color=colour, label=_plain(curve.name),
-                      linestyle=("-", (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))[turn % 3], linewidth=1.5,
-                      marker="osD^v"[i % 5], markersize=3.6 if large else 2.4)  # fmt: skip
+            colour, dashes, marker = looks[i]
+            front = 3 if colour != FAINT else 2
+            if curve.limit is not None and not (one_limit and i) and (one_limit or colour != FAINT):
+                axes.plot(rates, _scaled(curve.limit, scale), color=QUIET if one_limit else colour,
+                          linestyle=(0, (4, 2.5)), linewidth=1.1, alpha=0.8)  # fmt: skip
+            axes.plot(rates, _scaled(curve.mean, scale), color=colour, linestyle=dashes, zorder=front,
+                      linewidth=1.6 if front == 3 else 1, marker=marker, gid=f"curve-{i}",
+                      markersize=3.6 if large else 2.4)  # fmt: skip
             if large and len(curve.each) > 1 and len(curves) <= 4:
                 columns = [[x for x in column if x is not None] for column in zip(*curve.each, strict=True)]
                 low = [min(column) * scale if column else None for column in columns]
@@ -166,8 +175,147 @@ def compared(
         axes.margins(y=0.08)
         if large:
             figure.subplots_adjust(right=1 - beside / width)
-            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=2.2, labelspacing=0.7)
+            _name(axes, measure, names, looks, areas, one_limit and curves[0][1].limit is not None, height)
         return _svg(figure)
+
+
+def _look(i: int, shown: Mapping[int, int] | None) -> tuple[str, Any, str | None]:
+    """Colour, dashes and marker of a curve."""
+    if shown is None:
+        turn = i // len(SERIES)
+        return SERIES[i % len(SERIES)], ("-", (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))[turn % 3], "osD^v"[i % 5]
+    if i not in shown:
+        return FAINT, "-", None
+    return SERIES[shown[i] % len(SERIES)], "-", "osD^vP"[shown[i] % 6]
+
+
+def _name(
+    axes: Axes,
+    measure: Measure,
+    names: Sequence[str],
+    looks: Sequence[tuple[str, Any, str | None]],
+    areas: Sequence[float | None] | None,
+    limit: bool,
+    height: float,
+) -> None:
+    """The legend beside a figure: a line for each curve, in the order of the areas, which stand before the names."""
+    order = list(range(len(names)))
+    if areas is not None:
+        sign = -1 if measure.better == "higher" else 1
+        order.sort(key=lambda i: math.inf if areas[i] is None else sign * (areas[i] or 0.0))
+    step = 0.19 / (height - 0.78)  # of the axes' height
+    y = 1.0
+    if areas is not None:
+        axes.text(1.105, y + 0.4 * step, "AUILC", transform=axes.transAxes, fontsize=7.2, color=QUIET, va="center")
+        y -= 0.7 * step
+    for i in [*order, *([-1] if limit else [])]:
+        colour, dashes, marker = (QUIET, (0, (4, 2.5)), None) if i < 0 else looks[i]
+        gid = None if i < 0 else f"name-{i}"
+        line = Line2D([1.025, 1.085], [y, y], transform=axes.transAxes, color=colour, linestyle=dashes, gid=gid,
+                      linewidth=1.5, clip_on=False, marker=marker, markersize=3.6, markevery=[1])  # fmt: skip
+        axes.add_line(line)
+        faint = i >= 0 and colour == FAINT
+        value = "" if i < 0 or areas is None or areas[i] is None else f"{measure.show(areas[i])}  "
+        text = f"{value}{'limit' if i < 0 else names[i]}".replace("-", "−", value.startswith("-"))
+        axes.text(1.105, y, text, transform=axes.transAxes, fontsize=8, va="center", gid=gid,
+                  color=QUIET if faint or i < 0 else INK)  # fmt: skip
+        y -= step
+
+
+def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[float], Curve]]) -> str:
+    """A small picture of each model's curve, before all the others' in grey; the reference is dashed.
+
+    Args:
+        measure: What is drawn.
+        noise: Its name.
+        curves: Rates and curve of each model, the reference first.
+    """
+    with _style(f"multiples {measure.name} {noise}"):
+        columns = min(5, len(curves))
+        rows = -(-len(curves) // columns)
+        width, height = 2.05 * columns + 0.3, 1.5 * rows + 0.55
+        figure = Figure(figsize=(width, height))
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        figure.subplots_adjust(0.5 / width, 0.45 / height, 1 - 0.08 / width, 1 - 0.45 / height, 0.1, 0.36)
+        scale = 100 if measure.percent else 1
+        behind = [(x, y) for rates, curve in curves
+                  for x, y in [*zip(rates, _scaled(curve.mean, scale), strict=True), (math.nan, math.nan)]]  # fmt: skip
+        for i, panel in enumerate(panels.flat):
+            if i >= len(curves):
+                panel.set_axis_off()
+                continue
+            rates, curve = curves[i]
+            panel.plot(*zip(*behind, strict=True), color=FAINT, linewidth=0.5)
+            panel.plot(curves[0][0], _scaled(curves[0][1].mean, scale), color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+            panel.plot(rates, _scaled(curve.mean, scale), color=SERIES[0], linewidth=1.8)
+            name = _plain(curve.name)
+            panel.set_title(name if len(name) <= 24 else f"{name[:23]}…", fontsize=8.2, pad=4)
+            panel.tick_params(labelsize=7)
+        figure.suptitle(f"{_plain(measure.title)}", x=0.5 / width, y=1 - 0.06 / height, ha="left", va="top",
+                        fontsize=9.5, fontweight="bold")  # fmt: skip
+        figure.supxlabel(f"rate of {_plain(noise)}", fontsize=8, color=QUIET, y=0.06 / height)
+        return _svg(figure)
+
+
+def ranked(ranks: Mapping[str, float], difference: float | None, reference: str) -> str:
+    """Mean ranks on a line, those that cannot be told apart joined by a bar (Demšar, 2006, figure 1).
+
+    Args:
+        ranks: Mean rank of each model over the noises; 1 is best.
+        difference: How far two ranks must lie apart to be told apart; None where it is not known.
+        reference: Drawn stronger than the others.
+    """
+    order = sorted(ranks, key=lambda name: (ranks[name], name))
+    values = [ranks[name] for name in order]
+    bars = cliques(values, difference) if difference is not None else []
+    with _style("ranked"):
+        half = -(-len(order) // 2)
+        first = 0.42 + 0.13 * len(bars)  # below the line, inches
+        width, height = 7.2, 0.85 + first + 0.21 * half
+        figure = Figure(figsize=(width, height))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set(xlim=(0, width), ylim=(-height + 0.75, 0.75))
+        axes.set_axis_off()
+        low, high = 1, max(len(order), 2)
+        left, right = 2.1, width - 2.1
+        at = lambda rank: left + (rank - low) / (high - low) * (right - left)
+        axes.plot([left, right], [0, 0], color=QUIET, linewidth=0.9)
+        every = max(1, round((high - low) / 10))
+        for rank in range(low, high + 1, every):
+            axes.plot([at(rank)] * 2, [0, 0.07], color=QUIET, linewidth=0.9)
+            axes.text(at(rank), 0.11, str(rank), ha="center", va="bottom", fontsize=8, color=QUIET)
+        axes.text(left - 0.15, 0, "best", ha="right", va="center", fontsize=8, color=QUIET)
+        axes.text(right + 0.15, 0, "worst", ha="left", va="center", fontsize=8, color=QUIET)
+        if difference is not None:
+            reach = min(at(low + difference), right)
+            axes.plot([left, reach], [0.42, 0.42], color=INK, linewidth=1.2, marker="|", markersize=5)
+            axes.text(reach + 0.08, 0.42, f"critical difference {difference:.2f}", ha="left", va="center", fontsize=8)
+        for i, (start, end) in enumerate(bars):
+            y = -0.14 - 0.13 * i
+            axes.plot([at(values[start]) - 0.05, at(values[end]) + 0.05], [y, y], color=INK, linewidth=2.6)
+        for i, name in enumerate(order):
+            side = i < half
+            y = -first - 0.21 * (i if side else len(order) - 1 - i)
+            edge = left - 0.1 if side else right + 0.1
+            strong = name == reference
+            colour = SERIES[0] if strong else INK
+            axes.plot([at(values[i]), at(values[i]), edge], [0, y, y], color=SERIES[0] if strong else FAINT,
+                      linewidth=1.3 if strong else 0.8, zorder=1)  # fmt: skip
+            axes.plot([at(values[i])], [0], color=colour, marker="o", markersize=3.6)
+            shown = f"{_plain(name)}  {values[i]:.2f}" if side else f"{values[i]:.2f}  {_plain(name)}"
+            axes.text(edge + (-0.06 if side else 0.06), y, shown, ha="right" if side else "left", va="center",
+                      fontsize=8.2, color=colour, fontweight="bold" if strong else "normal")  # fmt: skip
+        return _svg(figure)
+
+
+def cliques(values: Sequence[float], difference: float) -> list[tuple[int, int]]:
+    """Longest runs of rising values that lie within a difference, first and last position, of two at least."""
+    found: list[tuple[int, int]] = []
+    for i, value in enumerate(values):
+        last = max(j for j in range(i, len(values)) if values[j] - value <= difference)
+        if last > i and not (found and found[-1][1] >= last):
+            found.append((i, last))
+    return found
 
 
 def over_epochs(
@@ -205,6 +353,7 @@ def inline(svg: str) -> str:
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
     head, _, rest = body.partition(">")
     body = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
+    body = re.sub(r' id="(?:curve|name)-(\d+)"', r' class="curve-\1"', body)  # what the page's script lets step forward
     # Most ids are the same in every figure, and a page may have each but once; those that nothing refers to go.
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)

@@ -1,13 +1,15 @@
 """Puts a run's report together from the files that it left: nothing is opened but its folder, nothing is computed anew.
 
-The page is one file without scripts, fonts or pictures from elsewhere, and forbids them. The same files give the same
-bytes. Whatever a name, a label or a note holds is shown as text.
+The page is one file: nothing on it comes from elsewhere, and it forbids its reader's browser to fetch or to execute
+anything but its own small script, which sorts tables and hands out figures. Without that script everything can still
+be read. The same files give the same bytes. Whatever a name, a label or a note holds is shown as text.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +22,14 @@ from markupsafe import Markup
 from mmrobust import files
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import Measure, describe
-from mmrobust.report.figures import Curve, against_rate, inline, over_epochs
+from mmrobust.report.figures import COLOURS, Curve, against_rate, inline, over_epochs
+from mmrobust.report.table import DASH, Cell, Column, Table, slug
 from mmrobust.robustness.evaluation import said
-from mmrobust.training import RunFolder
+from mmrobust.training import Checkpoints, RunFolder
 
 __all__ = ["report"]
 
-DASH = "–"
+_HERE = Path(__file__).parent
 
 
 def report(run: str | Path | RunFolder) -> Path:
@@ -55,25 +58,47 @@ def report(run: str | Path | RunFolder) -> Path:
         "command": f"mmrobust evaluate {folder.path}",
         "notes": told["data"]["notes"] if told else [],
         "warnings": _warnings(resolved, told),
-        "training": _training(lines, told, figures),
-        "evaluation": _results(told, figures) if told else None,
+        "training": _training(lines, told, figures, _source(folder)),
+        "evaluation": _results(told, figures, _source(folder)) if told else None,
         "recipe": _text(folder.recipe),
         "resolved": _text(folder.resolved),
         "environment": _environment(folder.read_env()),
-        "inline": lambda name: Markup(inline(figures[name])),
     }
-    page = _template("report.html").render(view)
-    with files.explained(folder.figures):
-        folder.figures.mkdir(exist_ok=True)
+    return _write(folder.path, "report.html", view, figures)
+
+
+def _write(path: Path, template: str, view: Mapping[str, Any], figures: Mapping[str, str]) -> Path:
+    """Writes a page and its figures into a folder."""
+    page = _template(template).render(
+        view,
+        script=_script(),
+        inline=lambda name: Markup(inline(figures[name])),
+        style=Markup(_text(_HERE / "style.css")),
+    )
+    with files.explained(path / "figures"):
+        (path / "figures").mkdir(exist_ok=True)
     for name, svg in figures.items():
-        files.write_atomic(folder.figures / f"{name}.svg", svg)
-    files.write_atomic(folder.report, page)
-    return folder.report
+        files.write_atomic(path / "figures" / f"{name}.svg", svg)
+    files.write_atomic(path / "report.html", page)
+    return path / "report.html"
+
+
+def _script() -> dict[str, str]:
+    """The page's only script, and the hash by which alone a browser runs it."""
+    text = _text(_HERE / "script.js").replace("COLOURS", json.dumps(COLOURS, sort_keys=True))
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return {"text": Markup(text), "hash": Markup(f"sha256-{digest}")}
+
+
+def _source(folder: RunFolder) -> str:
+    """A run as tables name it: the last two folders of its path."""
+    path = folder.path.resolve()
+    return f"{path.parent.name}/{path.name}"
 
 
 def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -176,7 +201,7 @@ def _environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _training(
-    lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any] | None, figures: dict[str, str]
+    lines: Sequence[Mapping[str, Any]], told: Mapping[str, Any] | None, figures: dict[str, str], source: str
 ) -> dict[str, Any]:
     """Curves of the losses and the validation measures, and a row for each seed."""
     chosen = {row["seed"]: row["epoch"] for row in told["checkpoints"]} if told else {}
@@ -202,28 +227,61 @@ def _training(
         for name in first[:1]:
             measure = _describe(name)
             draw(
-                f"training-{_slug(name)}",
+                f"training-{slug(name)}",
                 f"validation {measure.label}{', %' if measure.percent else ''}",
                 lambda line, n=name, m=measure: _times((line.get("valid") or {}).get(n), m),
                 f"Validation {measure.label} over the epochs; it chooses the checkpoint",
             )
     parts = list(dict.fromkeys(name for line in lines for name in line.get("loss") or {} if name != "total"))
     for name in parts if len(parts) > 1 else []:
-        draw(f"loss-{_slug(name)}", name, lambda line, n=name: (line.get("loss") or {}).get(n), f"Loss {name}")
+        draw(f"loss-{slug(name)}", name, lambda line, n=name: (line.get("loss") or {}).get(n), f"Loss {name}")
+    main = [pair for pair in drawn if not pair[0].startswith("loss-")]
+    return {
+        "figures": main,
+        "losses": [pair for pair in drawn if pair not in main],
+        "rows": seeds,
+        "table": _trained(lines, seeds, told, source),
+    }
+
+
+def _trained(
+    lines: Sequence[Mapping[str, Any]], seeds: Sequence[int], told: Mapping[str, Any] | None, source: str
+) -> Table:
+    """A row for each seed: how it was trained, and where what it left is."""
+    best = {row["seed"]: row for row in told["checkpoints"]} if told else {}
+    name = next((row["measure"] for row in best.values() if row.get("measure")), None)
+    measure = _describe(name) if name else None
     rows = []
     for seed in seeds:
         mine = [line for line in lines if line["seed"] == seed]
-        seconds = [line["seconds"] for line in mine if line.get("seconds") is not None]
-        row = {"seed": seed, "epochs": max(line["epoch"] for line in mine), "time": _duration(sum(seconds))}
+        epochs = max(line["epoch"] for line in mine)
+        seconds = sum(line["seconds"] for line in mine if line.get("seconds") is not None)
+        row = [Cell(str(seed), value=seed), Cell(str(epochs), value=epochs)]
         if told:
-            best = next((row for row in told["checkpoints"] if row["seed"] == seed), {})
-            measure = _describe(best["measure"]) if best.get("measure") else None
-            row["chosen"] = best.get("epoch", DASH)
-            row["value"] = _value(best.get("value"), measure) if measure else DASH
-            row["measure"] = _head(measure) if measure else ""
+            chosen = best.get(seed, {})
+            row += [
+                Cell(str(chosen.get("epoch", DASH)), value=chosen.get("epoch"),
+                     link=_checkpoint(seed, chosen["epoch"]) if chosen.get("epoch") else ""),
+                Cell(_value(chosen.get("value"), measure), value=chosen.get("value")),
+            ]  # fmt: skip
+        row.append(Cell(_duration(seconds), value=round(seconds, 1)))
+        if told:
+            file = f"predictions/seed-{seed}.safetensors"
+            row.append(Cell(file, value=file, link=file) if seed in best else Cell())
         rows.append(row)
-    main = [pair for pair in drawn if not pair[0].startswith("loss-")]
-    return {"figures": main, "losses": [pair for pair in drawn if pair not in main], "rows": rows}
+    columns = [Column("Seed"), Column("epochs")]
+    if told:
+        columns += [Column("chosen epoch"), Column.of(measure, "validation") if measure else Column("validation")]
+    columns.append(Column("time"))
+    if told:
+        columns.append(Column("predictions", words=True, aside=True))
+    return Table("training", "Training of each seed", columns, rows, source=source)
+
+
+def _checkpoint(seed: int, epoch: int) -> str:
+    """Where a checkpoint is, from the page."""
+    folder = RunFolder(Path())
+    return f"{Checkpoints(folder.seed(seed)).path(epoch).as_posix()}/"
 
 
 def _duration(seconds: float) -> str:
@@ -235,7 +293,7 @@ def _duration(seconds: float) -> str:
 # Evaluation ------------------------------------------------------------------------------------------------------
 
 
-def _results(told: Mapping[str, Any], figures: dict[str, str]) -> dict[str, Any]:
+def _results(told: Mapping[str, Any], figures: dict[str, str], source: str) -> dict[str, Any]:
     names, rates, noises = told["measures"], told["rates"], told["noises"]
     measures = {name: describe(name) for name in names}
     primary = told["primary"] if told["primary"] in names else names[0]
@@ -250,10 +308,7 @@ def _results(told: Mapping[str, Any], figures: dict[str, str]) -> dict[str, Any]
             for noise, found in noises.items()
         ]
         if curves and len(rates) > 1:
-            if name == primary:
-                figures[f"rates-{_slug(name)}"] = against_rate(measure, rates, curves, large=True)
-            else:
-                figures[f"rates-{_slug(name)}"] = against_rate(measure, rates, curves)
+            figures[f"rates-{slug(name)}"] = against_rate(measure, rates, curves, large=name == primary)
     swept = bool(noises) and len(rates) > 1
     return {
         "split": told["split"],
@@ -262,49 +317,83 @@ def _results(told: Mapping[str, Any], figures: dict[str, str]) -> dict[str, Any]
         "draws": told["draws"],
         "limited": bool(told["limit"]) or any(found["limit"] for found in noises.values()),
         "tiles": _tiles(told, primary),
-        "clean": {
-            "limit": bool(told["limit"]),
-            "rows": [
-                {
-                    "head": _head(measures[name]),
-                    "score": _score(told["clean"][name], measures[name]),
-                    "limit": _value((told["limit"] or {}).get(name), measures[name]),
-                    "each": [_value(x, measures[name]) for x in told["clean"][name]["each"]],
-                }
-                for name in names
-            ],
-        },
-        "seed_names": told["seeds"],
-        "hero": (f"rates-{_slug(primary)}", measures[primary].label) if swept else None,
-        "others": [(f"rates-{_slug(name)}", measures[name].label) for name in names if name != primary]
+        "clean": _clean(told, measures, source),
+        "hero": (f"rates-{slug(primary)}", measures[primary].label) if swept else None,
+        "others": [(f"rates-{slug(name)}", measures[name].label) for name in names if name != primary]
         if swept
         else [],
         "range": (_rate(rates[0]), _rate(rates[-1])),
         "unit_range": rates[0] == 0 and rates[-1] == 1,
-        "auilc": _areas(told, measures) if swept else None,
+        "auilc": _areas(told, measures, source) if swept else None,
         "noises": [
             {
                 "name": noise,
                 "options": said(found["options"]),
-                "heads": [_head(measures[name]) for name in names],
-                "rows": [
-                    {
-                        "rate": _rate(rate),
-                        "scores": [
-                            _score({"mean": found["at"][n]["mean"][i], "std": found["at"][n]["std"][i]}, measures[n])
-                            for n in names
-                        ],
-                        "limits": [_value(found["limit"]["at"][n]["mean"][i], measures[n]) for n in names]
-                        if found["limit"]
-                        else None,
-                    }
-                    for i, rate in enumerate(rates)
-                ],
+                "table": _at_rates(f"rates-{slug(noise)}", f"Scores under {noise} at each rate", told, measures,
+                                   found["at"], source),
+                "limits": _at_rates(f"limit-{slug(noise)}", f"The limit under {noise} at each rate", told, measures,
+                                    found["limit"]["at"], source) if found["limit"] else None,
             }
             for noise, found in noises.items()
         ],
         "definitions": [(measure.label, measure.name, measure.doc) for measure in measures.values()],
-    }
+    }  # fmt: skip
+
+
+def _measured(found: Mapping[str, Any], measure: Measure, seeds: Sequence[int]) -> Cell:
+    """A mean over seeds; the CSV file and pointing at it give those of each seed."""
+    each = dict(zip(seeds, found.get("each") or [], strict=False))
+    told = _score(found, measure)
+    more: dict[str, Any] = {"std": found.get("std"), "n": found["n"]} if "n" in found else {"std": found.get("std")}
+    return Cell(
+        told["mean"], told["std"], found["mean"],
+        more | {f"seed {seed}": value for seed, value in each.items()},
+        "; ".join(f"seed {seed}: {_value(value, measure)}" for seed, value in each.items()) if len(each) > 1 else "",
+    )  # fmt: skip
+
+
+def _clean(told: Mapping[str, Any], measures: Mapping[str, Measure], source: str) -> Table:
+    seeds, rows = told["seeds"], []
+    several = len(seeds) > 1
+    for name, measure in measures.items():
+        found = told["clean"][name]
+        row = [Cell(value=name, head=Column.of(measure)), _measured({**found, "each": None}, measure, seeds)]
+        if told["limit"]:
+            row.append(_limit(told["limit"].get(name), measure))
+        row.append(Cell(str(found["n"]), value=found["n"], quiet=True))
+        if several:
+            row += [Cell(_value(x, measure), value=x, quiet=True) for x in found["each"]]
+        rows.append(row)
+    columns = [Column("Measure"), Column("mean ± std" if several else "score")]
+    columns += [Column("limit")] if told["limit"] else []
+    columns += [Column("n"), *(Column(f"seed {seed}") for seed in seeds if several)]
+    return Table("clean", f"Clean scores on the {told['split']} split", columns, rows, source=source)
+
+
+def _limit(value: float | None, measure: Measure) -> Cell:
+    return Cell(_value(value, measure), value=value, quiet=True)
+
+
+def _at_rates(
+    name: str,
+    caption: str,
+    told: Mapping[str, Any],
+    measures: Mapping[str, Measure],
+    at: Mapping[str, Any],
+    source: str,
+) -> Table:
+    """A row for each rate, a column for each measure."""
+
+    def cell(measure: str, i: int) -> Cell:
+        found = {key: values[i] for key, values in at[measure].items() if key in ("mean", "std")}
+        each = [_mean(seed[i]) for seed in at[measure]["each"]] if "std" in at[measure] else None
+        return _measured({**found, "each": each}, measures[measure], told["seeds"])
+
+    rows = [
+        [Cell(_rate(rate), value=rate), *(cell(measure, i) for measure in measures)]
+        for i, rate in enumerate(told["rates"])
+    ]
+    return Table(name, caption, [Column("Rate"), *map(Column.of, measures.values())], rows, source=source, wide=True)
 
 
 def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
@@ -342,25 +431,24 @@ def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
     return tiles
 
 
-def _areas(told: Mapping[str, Any], measures: Mapping[str, Measure]) -> dict[str, Any]:
-    noises = told["noises"]
-    return {
-        "noises": [(noise, bool(found["limit"])) for noise, found in noises.items()],
-        "rows": [
-            {
-                "head": _head(measure),
-                "cells": [
-                    {
-                        "area": _score(found["auilc"][name], measure),
-                        "mean": _score(found["auilc_mean"][name], measure),
-                        "limit": _value(found["limit"]["auilc"][name], measure) if found["limit"] else None,
-                    }
-                    for found in noises.values()
-                ],
-            }
-            for name, measure in measures.items()
-        ],
-    }
+def _areas(told: Mapping[str, Any], measures: Mapping[str, Measure], source: str) -> Table:
+    noises, rates, seeds = told["noises"], told["rates"], told["seeds"]
+    unit = rates[0] == 0 and rates[-1] == 1
+    columns = [Column("Measure")]
+    for noise, found in noises.items():
+        columns.append(Column(noise))
+        columns += [] if unit else [Column(f"{noise}, per unit of rate")]
+        columns += [Column("limit")] if found["limit"] else []
+    rows = []
+    for name, measure in measures.items():
+        row = [Cell(value=name, head=Column.of(measure))]
+        for found in noises.values():
+            row.append(_measured(found["auilc"][name], measure, seeds))
+            row += [] if unit else [_measured(found["auilc_mean"][name], measure, seeds)]
+            row += [_limit(found["limit"]["auilc"][name], measure)] if found["limit"] else []
+        rows.append([*row, Cell(str(len(seeds)), value=len(seeds), quiet=True)])
+    caption = f"Area under the curve (AUILC) over the rates from {_rate(rates[0])} to {_rate(rates[-1])}"
+    return Table("auilc", caption, [*columns, Column("n")], rows, source=source)
 
 
 # Numbers ---------------------------------------------------------------------------------------------------------
@@ -372,16 +460,6 @@ def _describe(name: str) -> Measure:
         return describe(name)
     except MmrobustError:
         return Measure(name, name, "higher", False, "")
-
-
-def _head(measure: Measure) -> dict[str, str]:
-    return {
-        "label": measure.label,
-        "unit": "%" if measure.percent else "",
-        "arrow": "↑" if measure.better == "higher" else "↓",
-        "better": f"{measure.better} is better",
-        "doc": measure.doc,
-    }
 
 
 def _times(value: float | None, measure: Measure) -> float | None:
@@ -405,8 +483,3 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _rate(rate: float) -> str:
     return f"{rate:.6g}" if round(rate, 1) != rate else f"{rate:.1f}"
-
-
-def _slug(name: str) -> str:
-    """A file's name from a measure's, whatever it holds."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-")[:80] or "measure"

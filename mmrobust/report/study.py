@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
-from mmrobust import files
 from mmrobust.measures import Measure
-from mmrobust.report.figures import Curve, compared, inline
+from mmrobust.report.figures import SERIES, Curve, compared, multiples
 from mmrobust.report.page import (
-    DASH,
     _date,
     _describe,
     _environment,
     _evaluation,
-    _head,
     _list,
     _mean,
     _rate,
     _score,
-    _slug,
-    _template,
+    _source,
     _text,
     _value,
+    _write,
 )
+from mmrobust.report.table import DASH, Cell, Column, Table, slug
 from mmrobust.training import RunFolder
 
 __all__ = ["report_study", "table_name"]
 
+MANY = 8  # more curves than can be told apart by colour
+
 
 def table_name(where: str) -> str:
     """The name of a table's CSV file, without `.csv`."""
-    return where if where == "clean" else f"auilc-{_slug(where)}"
+    return where if where == "clean" else f"auilc-{slug(where)}"
 
 
 def report_study(path: Path) -> Path:
@@ -59,7 +57,8 @@ def report_study(path: Path) -> Path:
     measures = {name: _describe(name) for name in first["measures"]}
     primary = first["primary"] if first["primary"] in measures else next(iter(measures))
     figures: dict[str, str] = {}
-    tables = [_table(table, told, evaluations, measures) for table in told["tables"]]
+    source = _source(RunFolder(path))
+    tables = [_section(table, told, evaluations, measures, source) for table in told["tables"]]
     for table in tables:
         if table["noise"]:
             _draw(table, evaluations, measures, primary, told["reference"], figures)
@@ -70,23 +69,24 @@ def report_study(path: Path) -> Path:
         "facts": _facts(told, first, evaluations, env),
         "warnings": _warnings(told, evaluations),
         "failed": _failed(told, evaluations),
-        "overview": _overview(told, evaluations, primary, measures[primary]),
+        "overview": _overview(told, evaluations, primary, measures[primary], source),
+        "intervals": any(
+            score.get("interval")
+            for table in told["tables"]
+            for row in table["rows"].values()
+            for score in row.values()
+        ),
         "several": max(len(found["seeds"]) for found in evaluations.values()) > 1,
         "split": first["split"],
         "samples": f"{first['samples']:,}",
         "reference": told["reference"],
         "tables": tables,
         "definitions": [(measure.label, measure.name, measure.doc) for measure in measures.values()],
+        "sources": _sources(told, evaluations, source),
         "recipe": _text(path / "recipe.yaml"),
         "environment": _environment({**env, "command": told["command"]}),
-        "inline": lambda name: Markup(inline(figures[name])),
     }
-    page = _template("study.html").render(view)
-    (path / "figures").mkdir(exist_ok=True)
-    for name, svg in figures.items():
-        files.write_atomic(path / "figures" / f"{name}.svg", svg)
-    files.write_atomic(path / "report.html", page)
-    return path / "report.html"
+    return _write(path, "study.html", view, figures)
 
 
 def _facts(
@@ -134,39 +134,50 @@ def _failed(told: Mapping[str, Any], evaluations: Mapping[str, Any]) -> list[tup
     ]
 
 
-def _overview(told: Mapping[str, Any], evaluations: Mapping[str, Any], name: str, measure: Measure) -> dict[str, Any]:
+def _overview(
+    told: Mapping[str, Any], evaluations: Mapping[str, Any], name: str, measure: Measure, source: str
+) -> dict[str, Any]:
     """The primary measure alone, clean and under each noise."""
-    columns = [
-        ("clean" if table["where"] == "clean" else f"AUILC, {table['where']}", table) for table in told["tables"]
+    columns, cells = _measured(told["tables"], told, evaluations, [(table, name, measure) for table in told["tables"]])
+    heads = [
+        Column("Variant"),
+        Column("parameters"),
+        *columns,
+        Column("what the recipe changes", words=True, aside=True),
     ]
-    limits = [_limits(table, name) for _, table in columns]
+    rows = []
+    for variant in evaluations:
+        found = told["variants"][variant]
+        size, changes = found["parameters"], _changes(found["changes"])
+        rows.append(
+            [
+                _variant(told, variant),
+                Cell(DASH if size is None else f"{size:,}", value=size),
+                *cells(variant),
+                Cell("; ".join(changes), value="; ".join(changes), lines=changes),
+            ]
+        )
+    limits = cells(None)
+    known = any(cell.value is not None for cell in limits)
+    foot = [[Cell("limit", value="limit"), Cell(""), *limits, Cell("")]] if known else []
+    caption = f"{measure.label} of every variant, clean and as the area under its curve (AUILC) under noise"
     return {
-        "head": _head(measure),
-        "columns": [title for title, _ in columns],
-        "rows": [
-            {
-                **_variant(told, variant),
-                "cells": [
-                    _cell(table["rows"].get(variant, {}).get(name), measure, variant == told["reference"], shared)
-                    for (_, table), shared in zip(columns, limits, strict=True)
-                ],
-            }
-            for variant in evaluations
-        ],
-        "limits": [_value(shared, measure) for shared in limits] if any(x is not None for x in limits) else None,
+        "table": Table("overview", caption, heads, rows, foot, source, legend=_legend(told)),
+        "limits": known,
+        "paper": any(column.paper for column in columns),
     }
 
 
-def _variant(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = told["variants"][name]
-    size = found["parameters"]
-    return {
-        "name": name,
-        "link": f"variants/{name}/report.html",
-        "parameters": DASH if size is None else f"{size:,}",
-        "changes": _changes(found["changes"]),
-        "reference": name == told["reference"],
-    }
+def _legend(told: Mapping[str, Any]) -> str:
+    return (
+        f"Bold: differs from {told['reference']} by more than luck (paired test, Holm's correction over the table, "
+        "p < .05)."
+    )
+
+
+def _variant(told: Mapping[str, Any], name: str) -> Cell:
+    note = "reference" if name == told["reference"] else ""
+    return Cell(name, value=name, link=f"variants/{name}/report.html", note=note)
 
 
 def _changes(changes: Any) -> list[str]:
@@ -191,30 +202,110 @@ def _limits(table: Mapping[str, Any], name: str) -> float | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
-def _cell(score: Mapping[str, Any] | None, measure: Measure, reference: bool, shared: float | None) -> dict[str, Any]:
+def _measured(
+    tables: Sequence[Mapping[str, Any]],
+    told: Mapping[str, Any],
+    evaluations: Mapping[str, Any],
+    wanted: Sequence[tuple[Mapping[str, Any], str, Measure]],
+) -> tuple[list[Column], Callable[[str | None], list[Cell]]]:
+    """Columns of scores, each followed by the paper's figures where there are any.
+
+    Args:
+        tables: All of the study.
+        told: What stands in `study.json`.
+        evaluations: Of each variant.
+        wanted: The table, the name and the description of each measure.
+
+    Returns:
+        The columns, and what makes the cells of a variant, or those of the limit for None.
+    """
+    columns: list[Column] = []
+    papers: list[bool] = []
+    for table, name, measure in wanted:
+        place = "" if len(wanted) > 1 and all(other is table for other, *_ in wanted) else _place(table)
+        columns.append(Column.of(measure, place))
+        found = [row[name]["paper"] for row in table["rows"].values() if row.get(name, {}).get("paper")]
+        papers.append(bool(found))
+        if found:
+            whose = ", ".join(dict.fromkeys(str(one["dataset"]) for one in found))
+            columns.append(Column.of(measure, f"paper, {whose}", paper=True))
+    shared = [_limits(table, name) for table, name, _ in wanted]
+
+    def cells(variant: str | None) -> list[Cell]:
+        made = []
+        for (table, name, measure), limit, paper in zip(wanted, shared, papers, strict=True):
+            if variant is None:
+                made.append(Cell(_value(limit, measure), value=limit))
+                made += [Cell("")] if paper else []
+                continue
+            score = table["rows"].get(variant, {}).get(name)
+            each = _each(evaluations[variant], table["where"], name)
+            made.append(_cell(score, measure, variant == told["reference"], limit, each))
+            made += [_paper(score)] if paper else []
+        return made
+
+    return columns, cells
+
+
+def _place(table: Mapping[str, Any]) -> str:
+    return "clean" if table["where"] == "clean" else f"AUILC, {table['where']}"
+
+
+def _each(evaluation: Mapping[str, Any], where: str, name: str) -> dict[int, float | None]:
+    """The score of each seed."""
+    found = evaluation["clean"] if where == "clean" else (evaluation["noises"].get(where) or {}).get("auilc", {})
+    return dict(zip(evaluation["seeds"], (found.get(name) or {}).get("each", []), strict=False))
+
+
+def _cell(
+    score: Mapping[str, Any] | None, measure: Measure, reference: bool, shared: float | None, each: Mapping[int, Any]
+) -> Cell:
     """What one cell shows: the score, and below it the difference to the reference."""
     if score is None:
-        return {"score": {"mean": DASH, "std": ""}, "difference": "", "bold": False, "says": "", "limit": None}
-    difference, says = "", ""
+        return Cell()
+    said = [f"seed {seed}: {_value(value, measure)}" for seed, value in each.items()] if len(each) > 1 else []
+    difference = ""
     if not reference and _known(score["difference"]):
         difference = _signed(score["difference"], measure)
         if score["p_holm"] is None:
-            says = "a single seed cannot tell"
+            said.insert(0, "a single seed cannot tell")
         else:
             ends = f"{_signed(score['low'], measure)} to {_signed(score['high'], measure)}"
             better = measure.improves(score["difference"], 0)
             verdict = ("better" if better else "worse") if score["significant"] else "could be luck"
-            says = f"{verdict}; 95 % interval {ends}; p {_p(score['p'])}, after Holm {_p(score['p_holm'])}"
+            said.insert(0, f"{verdict}; 95 % interval {ends}; p {_p(score['p'])}, after Holm {_p(score['p_holm'])}")
+    interval = score.get("interval")
+    shown = _score(score, measure)
+    more: dict[str, Any] = {"std": score["std"], "n": score["n"]}
+    if interval is not None:
+        more |= {"interval low": interval[0], "interval high": interval[1]}
+    more |= {key: score[key] for key in ("limit", "difference", "low", "high", "p", "p_holm")}
+    more |= {"significant": int(score["significant"])} | {f"seed {seed}": value for seed, value in each.items()}
     own = score["limit"] is not None and score["limit"] != shared
-    return {
-        "score": _score(score, measure),
-        "difference": difference,
-        "bold": bool(score["significant"]),
-        "sign": ("better" if measure.improves(score["difference"], 0) else "worse") if score["significant"] else "",
-        "p": "" if score["p_holm"] is None or reference else _p(score["p_holm"]),
-        "says": says,
-        "limit": _value(score["limit"], measure) if own else None,
-    }
+    return Cell(
+        shown["mean"],
+        shown["std"],
+        score["mean"],
+        more,
+        "; ".join(said),
+        bold=bool(score["significant"]),
+        difference=difference,
+        sign=("better" if measure.improves(score["difference"], 0) else "worse") if score["significant"] else "",
+        p="" if score["p_holm"] is None or reference else _p(score["p_holm"]),
+        interval="" if interval is None else f"{_value(interval[0], measure)}, {_value(interval[1], measure)}",
+        limit=_value(score["limit"], measure) if own else "",
+    )
+
+
+def _paper(score: Mapping[str, Any] | None) -> Cell:
+    """What the paper reports for the same cell, on its own data."""
+    paper = (score or {}).get("paper")
+    if not paper:
+        return Cell()
+    value = str(paper["value"])  # as printed: percentages are percentages
+    table = f"Table {paper['table']}" if str(paper["table"]).isdigit() else str(paper["table"])
+    said = f"the paper's {table}, {paper['dataset']}, row {paper['row']}"
+    return Cell(value.replace("-", "−"), value=float(value), says=said)
 
 
 def _known(value: float | None) -> bool:
@@ -230,36 +321,85 @@ def _p(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
 
 
-def _table(
-    table: Mapping[str, Any], told: Mapping[str, Any], evaluations: Mapping[str, Any], measures: Mapping[str, Measure]
+def _section(
+    table: Mapping[str, Any],
+    told: Mapping[str, Any],
+    evaluations: Mapping[str, Any],
+    measures: Mapping[str, Measure],
+    source: str,
 ) -> dict[str, Any]:
-    shared = {name: _limits(table, name) for name in measures}
+    """One table of the study and what stands around it."""
     noise = None if table["where"] == "clean" else table["where"]
     rates = next((found["rates"] for found in evaluations.values() if noise in found["noises"]), [0, 1])
+    columns, cells = _measured(told["tables"], told, evaluations, [(table, n, m) for n, m in measures.items()])
+    rows = []
+    for variant, row in table["rows"].items():
+        count = max((score["n"] for score in row.values()), default=0)
+        rows.append([_variant(told, variant), *cells(variant), Cell(str(count), value=count, quiet=True)])
+    limits = cells(None)
+    known = any(cell.value is not None for cell in limits)
+    span = f"over the rates from {_rate(rates[0])} to {_rate(rates[-1])}"
+    caption = f"Area under the curve (AUILC) {span}, {noise}" if noise else "Clean scores"
     return {
         "noise": noise,
         "csv": table_name(table["where"]),
         "compared": table["compared"],
         "notes": table["notes"],
-        "heads": [_head(measure) for measure in measures.values()],
-        "rows": [
-            {
-                **_variant(told, variant),
-                "n": max((score["n"] for score in row.values()), default=0),
-                "cells": [
-                    _cell(row.get(name), measure, variant == told["reference"], shared[name])
-                    for name, measure in measures.items()
-                ],
-            }
-            for variant, row in table["rows"].items()
-        ],
-        "limits": [_value(shared[name], measure) for name, measure in measures.items()]
-        if any(value is not None for value in shared.values())
-        else None,
+        "table": Table(
+            table_name(table["where"]),
+            caption,
+            [Column("Variant"), *columns, Column("n")],
+            rows,
+            [[Cell("limit", value="limit"), *limits, Cell("")]] if known else (),
+            source,
+            wide=True,
+            legend=_legend(told),
+        ),
+        "seeds": _by_seed(table["where"], evaluations, measures, source),
+        "paper": any(column.paper for column in columns),
         "range": (_rate(rates[0]), _rate(rates[-1])),
         "hero": None,
+        "hero_says": "",
+        "each": None,
         "others": [],
     }
+
+
+def _by_seed(where: str, evaluations: Mapping[str, Any], measures: Mapping[str, Measure], source: str) -> Table:
+    """A row for each seed of each variant."""
+    rows = []
+    for variant, found in evaluations.items():
+        scores = {name: _each(found, where, name) for name in measures}
+        for seed in found["seeds"]:
+            file = f"variants/{variant}/predictions/seed-{seed}.safetensors"
+            row = [Cell(variant, value=variant, link=f"variants/{variant}/report.html")]
+            row.append(Cell(str(seed), value=seed, link=file))
+            for name, measure in measures.items():
+                value = scores[name].get(seed)
+                row.append(Cell(_value(value, measure), value=value))
+            rows.append(row)
+    columns = [Column("Variant"), Column("seed"), *map(Column.of, measures.values())]
+    place = "Clean scores" if where == "clean" else f"Area under the curve (AUILC) under {where}"
+    return Table(f"{table_name(where)}-seeds", f"{place} of each seed", columns, rows, source=source, wide=True)
+
+
+def _sources(told: Mapping[str, Any], evaluations: Mapping[str, Any], source: str) -> Table:
+    """Where the numbers of each variant come from."""
+    rows = []
+    for variant, found in evaluations.items():
+        folder = f"variants/{variant}"
+        epochs = "; ".join(f"seed {row['seed']}: epoch {row['epoch']}" for row in found["checkpoints"])
+        rows.append(
+            [
+                _variant(told, variant),
+                *(Cell(name, value=f"{folder}/{name}", link=f"{folder}/{name}")
+                  for name in ("evaluation.json", "predictions/", "resolved.yaml")),
+                Cell(epochs, value=epochs),
+            ]
+        )  # fmt: skip
+    heads = ["scores", "predictions", "recipe", "seeds and the epochs that the validation split chose"]
+    columns = [Column("Variant"), *(Column(head, words=True) for head in heads)]
+    return Table("sources", "Where the numbers come from", columns, rows, source=source)
 
 
 def _draw(
@@ -273,8 +413,9 @@ def _draw(
     """A figure of each measure against the rate of one noise, all variants in it."""
     noise = table["noise"]
     met = {name: found for name, found in evaluations.items() if noise in found["noises"] and len(found["rates"]) > 1}
+    best = _best(met, noise, primary, measures[primary], reference) if len(met) > MANY else None
     for name, measure in measures.items():
-        curves, known = [], set()
+        curves, known, shown, areas = [], set(), {}, []
         for variant, found in met.items():
             at = found["noises"][noise]["at"].get(name)
             if at is None:
@@ -282,14 +423,34 @@ def _draw(
             limit = (found["noises"][noise]["limit"] or {}).get("at", {}).get(name, {}).get("mean")
             known.add(None if limit is None else tuple(limit))
             each = [[_mean(draws) for draws in seed] for seed in at["each"]]
+            if best is not None and variant in best:
+                shown[len(curves)] = best.index(variant)
+            areas.append(found["noises"][noise]["auilc"][name]["mean"])
             curves.append((found["rates"], Curve(variant, at["mean"], each, limit)))
         if not curves:
             continue
-        figure = f"rates-{_slug(noise)}-{_slug(name)}"
-        figures[figure] = compared(measure, noise, curves, one_limit=len(known) == 1, large=name == primary)
+        figure = f"rates-{slug(noise)}-{slug(name)}"
+        figures[figure] = compared(
+            measure, noise, curves, one_limit=len(known) == 1, large=name == primary,
+            shown=None if best is None else shown, areas=areas,
+        )  # fmt: skip
         entry = (figure, measure.label)
         if name == primary:
             table["hero"] = entry
+            if best is not None:
+                table["each"] = f"each-{slug(noise)}-{slug(name)}"
+                figures[table["each"]] = multiples(measure, noise, curves)
         else:
             table["others"].append(entry)
     table["limited"] = any(found["noises"][noise]["limit"] for found in met.values())
+    if best is not None:
+        others = len(best) - (reference in best)
+        table["hero_says"] = f"In colour: {reference} and the {others} others of the best areas; all in their order."
+
+
+def _best(met: Mapping[str, Mapping[str, Any]], noise: str, name: str, measure: Measure, reference: str) -> list[str]:
+    """Whom colours are for where there are too few: the reference, and the best by the area under their curves."""
+    areas = {variant: found["noises"][noise]["auilc"].get(name, {}).get("mean") for variant, found in met.items()}
+    known = {variant: area for variant, area in areas.items() if area is not None and variant != reference}
+    order = sorted(known, key=known.__getitem__, reverse=measure.better == "higher")
+    return [*([reference] if reference in met else []), *order[: len(SERIES) - 1]]
