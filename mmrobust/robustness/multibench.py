@@ -79,8 +79,6 @@ def normalized(robustness: Tensor, *, higher: bool = True) -> Tensor:
 
 def _check(rates: Sequence[float], values: Tensor) -> None:
     if not rates or rates[0] != 0:
-        raise ValueError(
-            f"a curve over the rates 0, ... is needed, and this one begins at {rates[0] if rates else '?'}"
-        )
+        raise ValueError(f"a curve from the clean data on, rate 0, is needed; the rates are {list(rates)}")
     if values.shape[-1] != len(rates):
         raise ValueError(f"there are {len(rates)} rates and {values.shape[-1]} values")

@@ -57,7 +57,7 @@ class Additive(StepCorruption):
             ratio = ratios[m]
             low, high = ratio if isinstance(ratio, tuple) else (ratio, ratio)
             if not -_LIMIT <= low <= high <= _LIMIT:
-                told = f"{low:g}" if low == high else f"[{low:g}, {high:g}]"
+                told = f"[{low:g}, {high:g}]" if isinstance(ratio, tuple) else f"{low:g}"
                 rule = f"give decibels between {-_LIMIT:g} and {_LIMIT:g}, or a rising pair of them"
                 raise OptionError("snr", f"{told} is no signal-to-noise ratio; {rule}")
             self._ratios[m] = (low, high)
