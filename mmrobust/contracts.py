@@ -487,10 +487,11 @@ class Split:
         return len(self.ids)
 
     def batch(self, index: Tensor) -> Batch:
-        """The samples at `index` (`b`, int64), as float32."""
+        """The samples at `index` (`b`, int64), in torch's default dtype (float32, unless someone changed it)."""
         take = lambda t: None if t is None else t.index_select(0, index)
+        dtype = torch.get_default_dtype()
         features = {
-            m: Stream(s.x.index_select(0, index).float(), s.mask.index_select(0, index), take(s.times))
+            m: Stream(s.x.index_select(0, index).to(dtype), s.mask.index_select(0, index), take(s.times))
             for m, s in self.features.items()
         }
         return Batch.fresh(features, take(self.label), index)

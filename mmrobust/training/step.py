@@ -50,7 +50,7 @@ class Trained(nn.Module):
     def forward(self, views: Views, progress: Progress) -> Found:
         """The loss of drawn views, every value to be told, and the outputs where an objective remembers them."""
         total, parts, outputs = self.learning.compute(self.model, views, progress)
-        values = torch.stack([value.detach().float() for value in (total, *parts.values())])
+        values = torch.stack([_precise(value) for value in (total, *parts.values())])
         return total, values, outputs if self.remembers else {}
 
 
@@ -138,7 +138,7 @@ class Learner:
         if self.trained.remembers:
             self.remember(outputs, progress)
         self.scaler.unscale_(self.optimizer)
-        gradient = self.clip().detach().float()
+        gradient = _precise(self.clip())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
@@ -196,6 +196,11 @@ def adamw(
         group["lr"] = torch.tensor(settings.lr, device=device) if captured else settings.lr
     fused = device.type in ("cpu", "cuda", "mps")
     return torch.optim.AdamW(groups, fused=fused, capturable=captured)
+
+
+def _precise(value: Tensor) -> Tensor:
+    """A value to be told: in fp32 at least."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def first_line(error: BaseException) -> str:

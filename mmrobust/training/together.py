@@ -12,7 +12,6 @@ that validation, checkpoints and resuming know nothing of it.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -71,7 +70,7 @@ def _culprit(part: nn.Module) -> str | None:
 class Stack(Learner):
     """Moves the weights of several seeds that stand at the same step, as one.
 
-    While it lives, the seeds' parameters, buffers and moments are views of it.
+    While it lives, the seeds' parameters and buffers are views of it, and so are their moments after `hand_over`.
 
     Args:
         trainers: The seeds.
@@ -81,6 +80,7 @@ class Stack(Learner):
     def __init__(self, trainers: Sequence[Trainer], tell: Callable[[str], None] = lambda text: None) -> None:
         self.trainers = list(trainers)
         first = trainers[0]
+        assert all(trainer.state.step == first.state.step for trainer in trainers)
         modules = [trainer.learner.trained for trainer in trainers]
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}
@@ -93,14 +93,14 @@ class Stack(Learner):
             self.buffers[name] = torch.stack(own)
         self._bind()
         super().__init__(first.learner.trained, first.settings, first.device, tell)
-        self._share_moments()
+        self._take_moments()
 
     def _optimizer(self) -> torch.optim.AdamW:
         stacked = [(p, p.dim() >= 3) for p in self.parameters.values() if p.requires_grad]
         return adamw(stacked, self.settings, self.device)
 
-    def _share_moments(self) -> None:
-        """Takes over the seeds' moments, and makes theirs views of the stack's."""
+    def _take_moments(self) -> None:
+        """Takes over the seeds' moments."""
         optimizers = [trainer.learner.optimizer for trainer in self.trainers]
         for p, *own in zip(held(self.optimizer), *map(held, optimizers), strict=True):
             states = [optimizer.state[one] for optimizer, one in zip(optimizers, own, strict=True)]
@@ -271,19 +271,26 @@ def fit_together(
         InterruptedRun: `interrupt` was requested.
         WriteError: A checkpoint cannot be written.
     """
-    trainers = _trainers(built, folder, seeds, meter, resume)
+    trainers = _trainers(built, folder, seeds, meter)
+    why = _trial(trainers)
+    if resume:
+        for trainer in trainers:
+            trainer.resume()
     if slow := slow_precision(built.recipe.train.precision, trainers[0].device):
         tell(slow)
     epochs, states = built.recipe.train.epochs, {trainer.seed: trainer.state for trainer in trainers}
     meter.skip(sum(state.step for state in states.values()))
     going = {trainer.seed: trainer for trainer in trainers}
-    if why := _trial(trainers):
+    if why:
         tell(f"the seeds are trained one after the other, as they cannot be stacked ({why})")
         size = 1
     else:
         names = ", ".join(map(str, seeds))
         tell(f"seeds {names} are trained together, as one stacked model{_dropout(built)}")
         size = len(trainers)
+    for trainer in trainers:
+        if trainer.state.epoch:
+            trainer.tell(f"goes on after epoch {trainer.state.epoch}")
     stack: Stack | None = None
 
     def drop(seed: int, text: str) -> None:
@@ -328,22 +335,18 @@ def fit_together(
     return states
 
 
-def _trainers(built: Built, folder: RunFolder, seeds: Sequence[int], meter: Meter, resume: bool) -> list[Trainer]:
+def _trainers(built: Built, folder: RunFolder, seeds: Sequence[int], meter: Meter) -> list[Trainer]:
     device, recipe = choose_device(built.recipe), built.recipe
     trainers: list[Trainer] = []
     for seed in seeds:
         own = build(recipe, dataset=built.dataset, seed=seed)
         tell = telling(folder, meter, f"seed {seed}: ")
         trainers.append(Trainer(own, folder, seed, device, tell, beside=trainers[0] if trainers else None))
-        if resume:
-            trainers[-1].resume()
-            if trainers[-1].state.epoch:
-                tell(f"goes on after epoch {trainers[-1].state.epoch}")
     return trainers
 
 
 def _trial(trainers: Sequence[Trainer]) -> str | None:
-    """Why these seeds cannot be stacked, found out on a few samples; nothing is changed by it."""
+    """Why these seeds, freshly built, cannot be stacked, found out on a few samples; nothing is changed by it."""
     first = trainers[0]
     index = torch.arange(min(len(first.train), 4), device=first.device)
     views = [t.learning.draw(t.train.batch(index), generator(0, "trial", device=first.device)) for t in trainers]
@@ -352,8 +355,7 @@ def _trial(trainers: Sequence[Trainer]) -> str | None:
         module.train()
     stack = Stack(trainers)
     try:
-        with own_randomness(first.device, 0), warnings.catch_warnings():
-            warnings.simplefilter("error")  # where torch knows no rule it warns, and loops
+        with own_randomness(first.device, 0):
             total, _, _ = stack.forward(stack_views(views), first.progress(0))
             torch.autograd.grad(total, list(stack.parameters.values()), allow_unused=True)
     except Exception as error:  # a part of anyone's, doing anything
