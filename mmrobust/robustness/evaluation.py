@@ -22,7 +22,8 @@
         at          {measure: {mean: [r], std: [r], n, each: [seed][rate][draw]}}
         auilc       {measure: {mean, std, n, each}}              equation 10, plain area over the rates
         auilc_mean  {measure: {mean, std, n, each}}              the same divided by the range of the rates
-        limit       {at: {measure: {mean: [r], each: [rate][draw]}}, auilc: {measure: x}, auilc_mean: ...}, or null
+        rate_mean   {measure: {mean, std, n, each}}              plain mean over the rates, the clean one included
+        limit       {at: {measure: {mean: [r], each: [rate][draw]}}, auilc: {measure: x}, ...}, or null
     }}
 
 `mean` and `std` go over the seeds, after the mean over the draws; `std` has n - 1 in its denominator and is null for a
@@ -210,12 +211,16 @@ def said(options: Mapping[str, Any]) -> str:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "use" in value:
         inner = said({key: v for key, v in value.items() if key != "use"})
-        return f"{value['use']} ({inner})" if "use" in value and inner else value.get("use", inner)
+        return f"{value['use']} ({inner})" if inner else value["use"]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_words(v)}" for key, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return f"{len(value)} values" if len(value) > 8 else "+".join(map(_words, value))
-    return str(value)
+        if all(isinstance(v, int | float) for v in value):
+            return f"{len(value)} numbers" if len(value) > 4 else "[" + ", ".join(map(_words, value)) + "]"
+        return "+".join(map(_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _summarise(
@@ -240,7 +245,7 @@ def _summarise(
 
     noises = {}
     for key, part in parts.items():
-        at, areas = {}, {"auilc": {}, "auilc_mean": {}}
+        at, areas = {}, {area: {} for area in _AREAS}
         for name in names:
             values = over_seeds(key, name)
             curves = values.mean(-1)
@@ -280,7 +285,11 @@ def _summarise(
     }
 
 
-_AREAS: dict[str, Callable[[Sequence[float], Tensor], Tensor]] = {"auilc": auilc, "auilc_mean": auilc_mean}
+_AREAS: dict[str, Callable[[Sequence[float], Tensor], Tensor]] = {
+    "auilc": auilc,
+    "auilc_mean": auilc_mean,
+    "rate_mean": lambda _, values: values.double().mean(-1),  # what LNLN reports, over the rates 0, 0.1, ..., 0.9
+}
 
 
 def _limit_of(

@@ -38,6 +38,8 @@ def test_numbers_are_those_of_the_predictions(run: RunFolder) -> None:
     areas = [0.25 * c[0] + 0.5 * c[1] + 0.25 * c[2] for c in curves]
     assert told["noises"]["frame_drop"]["auilc"]["mae"]["each"] == pytest.approx(areas)
     assert told["noises"]["frame_drop"]["auilc_mean"]["mae"]["each"] == pytest.approx(areas)
+    means = [sum(curve) / 3 for curve in curves]
+    assert told["noises"]["frame_drop"]["rate_mean"]["mae"]["each"] == pytest.approx(means)
     assert told["noises"]["frame_drop"]["limit"]["at"]["mae"]["mean"][0] == pytest.approx(told["limit"]["mae"])
 
 
@@ -47,6 +49,29 @@ def test_predictions_are_those_of_the_chosen_checkpoint(run: RunFolder) -> None:
     saved = read(run.predictions / "seed-2.safetensors")
     assert torch.allclose(saved.predictions["clean"], predict_split(built.model, split, 64), atol=1e-6)
     assert saved.ids == tuple(split.ids) and saved.rates == (0, 0.5, 1)
+
+
+def test_noises_of_one_kind_are_named_by_what_they_differ_in_and_noises_inside_noises_are_told(run: RunFolder) -> None:
+    inner = "{use: gaussian, snr: {text: -5, audio: 5}}"
+    noises = [
+        "{use: gaussian, snr: 20}",
+        "{use: gaussian, snr: [-10, 0], scope: one_modality}",
+        "{use: sequence, noises: [" + inner + ", {use: babble, modalities: [audio]}], factors: [1, 0.5]}",
+        "{use: sequence, noises: [freeze]}",
+        "lnln",
+    ]
+    told = evaluate(run, [f"evaluate.noise=[{', '.join(noises)}]"], quiet=True)["noises"]
+    names = list(told)
+    assert names[:2] == ["gaussian (snr=20, scope=every_modality)", "gaussian (snr=[-10, 0], scope=one_modality)"]
+    assert names[2].startswith("sequence (noises=gaussian (snr={text: -5, audio: 5}, scope=every_modality")
+    assert names[3].startswith("sequence (noises=freeze (") and names[4] == "lnln"
+    assert told[names[2]]["options"]["noises"][0]["snr"] == {"text": -5.0, "audio": 5.0}
+    assert told[names[2]]["options"]["noises"][1]["use"] == "babble"
+    # Of LNLN's masks there is one draw: nothing is random. Gaussian noise leaves no posterior to compute.
+    assert all(row[1][0] == row[1][1] for row in told["lnln"]["at"]["mae"]["each"])
+    assert told["lnln"]["limit"] is not None and told[names[0]]["limit"] is None
+    alone = evaluate(run, [f"evaluate.noise=[{noises[2]}]"], quiet=True)["noises"]
+    assert list(alone) == ["sequence"]
 
 
 def test_same_run_same_bytes(run: RunFolder) -> None:
