@@ -14,7 +14,7 @@ from mmrobust import recipe
 from mmrobust.build import build
 from mmrobust.errors import CellsFailedError, MmrobustError, UsageError
 from mmrobust.report.study import report_study
-from mmrobust.study import Study, _open, run_study
+from mmrobust.study import Study, open_study, render, run_study
 
 TINY = [
     "data.train=24", "data.valid=12", "data.test=20", "data.length=6", "data.text=6", "data.audio=4", "data.vision=4",
@@ -32,7 +32,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder.mkdir(exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _open("two", folder / "runs") if (folder / "runs").exists() else _made(folder)
+        return open_study("two", folder / "runs") if (folder / "runs").exists() else _made(folder)
 
 
 def _made(folder: Path) -> Study:
@@ -87,13 +87,13 @@ def test_a_missing_seed_is_a_failed_cell(study: Study) -> None:
 
 
 def test_folders_are_found_and_damage_is_told(study: Study, tmp_path: Path) -> None:
-    assert _open(study.path, "runs").path == _open("two", study.path.parents[1]).path == study.path
+    assert open_study(study.path, "runs").path == open_study("two", study.path.parents[1]).path == study.path
     for text in ("{", "[]", '{"format": 1}', '{"format": 1, "reference": "../x", "variants": {"../x": {}}}'):
         (tmp_path / "study.json").write_text(text)
         with pytest.raises(MmrobustError, match="damaged"):
-            _open(tmp_path, "runs")
+            open_study(tmp_path, "runs")
     with pytest.raises(UsageError, match="did you mean 'two'"):
-        _open("twoo", study.path.parents[1])
+        open_study("twoo", study.path.parents[1])
 
 
 def test_a_variant_is_a_run_like_any_other(study: Study) -> None:
