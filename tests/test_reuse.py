@@ -224,7 +224,7 @@ def test_each_token_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     model.encoder.layers["text"].register_forward_hook(lambda _, args, out: seen.append(out.shape[0] * out.shape[1]))  # type: ignore[index]
     learning.losses(model, batch_of(context, 4, 1), generator(1), PROGRESS)
-    assert seen == [4 * 5, 1]
+    assert seen == [(4 + 1) * 5]
 
 
 class Shifted(Noise):
