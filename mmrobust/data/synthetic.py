@@ -59,6 +59,16 @@ class _Vocabulary:
         return (score @ self.weights.T).log() - (score @ self.background).log().unsqueeze(-1)
 
 
+def _sampled(stream: Stream, frames: int) -> Stream:
+    """The middle step of each of so many equal segments; a shorter sample keeps all its steps."""
+    real = stream.mask.sum(1, keepdim=True)
+    kept = real.clamp(max=frames)
+    place = torch.arange(frames)
+    mask = place < kept
+    step = ((place + 0.5) * real / kept).long().clamp(max=stream.x.shape[1] - 1)
+    return Stream(stream.x.gather(1, step.unsqueeze(-1).expand(-1, -1, stream.x.shape[2])), mask).zeroed()
+
+
 def _vocabulary(modality: str, width: int, plane: Tensor, informative: float, seed: int) -> _Vocabulary:
     random = generator(seed, "vocabulary", modality)
     count = _INFORMATIVE + _BACKGROUND
@@ -91,6 +101,7 @@ class SyntheticAffect(Dataset):
         valid: int = 300,
         test: int = 600,
         length: int = 50,
+        frames: int | None = None,
         text: int = 64,
         audio: int = 16,
         vision: int = 24,
@@ -104,6 +115,8 @@ class SyntheticAffect(Dataset):
             valid: Samples of the validation split.
             test: Samples of the test split.
             length: Most steps of each modality.
+            frames: How many of them are kept, one of each equal segment of a sample's steps; all by default. What is
+                uttered stays the same whatever is kept.
             text: Width of the text features.
             audio: Width of the audio features.
             vision: Width of the vision features.
@@ -116,6 +129,8 @@ class SyntheticAffect(Dataset):
         for name, least, value in [(k, 1, v) for k, v in (sizes | widths).items()] + [("length", 4, length)]:
             if value < least:
                 raise OptionError(name, f"{value} is too small; at least {least} is needed")
+        if frames is not None and not 2 <= frames <= length:
+            raise OptionError("frames", f"{frames} steps cannot be kept of {length}; give 2 to {length}")
         if classes is not None and classes < 2:
             raise OptionError("classes", f"{classes} is too few; give at least 2, or leave it out for a regression")
         if not 0 < informative <= 1:
@@ -141,13 +156,13 @@ class SyntheticAffect(Dataset):
             self.task = Task("classification", classes, "classification", names=names)
         self._prior = prior / prior.sum()
 
-        self.modalities = {m: Shape(w, length) for m, w in widths.items()}
+        self.modalities = {m: Shape(w, frames or length) for m, w in widths.items()}
         self._vocabularies = {m: _vocabulary(m, w, plane, informative, seed) for m, w in widths.items()}
         self._evidence: dict[tuple[str, str], Tensor] = {}
-        self.splits = {name: self._split(name, count, length, seed) for name, count in sizes.items()}
+        self.splits = {name: self._split(name, count, length, frames, seed) for name, count in sizes.items()}
         self.notes = ("made-up data; the limit is the exact Bayes-optimal decision",)
 
-    def _split(self, name: str, count: int, length: int, seed: int) -> Split:
+    def _split(self, name: str, count: int, length: int, frames: int | None, seed: int) -> Split:
         random = generator(seed, "split", name)
         value = torch.multinomial(self._prior, count, replacement=True, generator=random)
         # An utterance has a duration; each modality covers most of it, in its own number of steps.
@@ -157,7 +172,8 @@ class SyntheticAffect(Dataset):
             steps = duration * (0.7 + 0.3 * torch.rand(count, generator=random)) * (length + 1)
             steps = steps.long().clamp(2, length)
             mask = torch.arange(length) < steps.unsqueeze(-1)
-            features[m] = Stream(vocabulary.utter(value, length, random), mask).zeroed()
+            said = Stream(vocabulary.utter(value, length, random), mask).zeroed()
+            features[m] = said if frames is None else _sampled(said, frames)
         label = self._values[value] if self.task.kind == "classification" else self._values[value].float()
         return Split(features, label, tuple(f"{name}-{i}" for i in range(count)))
 

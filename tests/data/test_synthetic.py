@@ -228,6 +228,7 @@ def test_shapes_and_padding() -> None:
         ("train", 0, "0 is too small; at least 1 is needed"),
         ("audio", 0, "0 is too small; at least 1 is needed"),
         ("length", 3, "3 is too small; at least 4 is needed"),
+        ("frames", 51, "51 steps cannot be kept of 50; give 2 to 50"),
         ("classes", 1, "1 is too few; give at least 2, or leave it out for a regression"),
         ("informative", 0.0, "0.0 is no share of steps; give more than 0 and at most 1"),
     ],
@@ -236,3 +237,29 @@ def test_refused_options(option: str, value: object, text: str) -> None:
     with pytest.raises(OptionError) as info:
         open_dataset(Part("synthetic_affect", {option: value}))
     assert (info.value.option, info.value.message, info.value.exit_code) == (option, text, 2)
+
+
+def test_frames_are_taken_from_all_of_a_sample_and_the_posterior_knows_them() -> None:
+    sizes = {"train": 4, "valid": 4, "test": 300, "length": 20, "text": 8, "audio": 8, "vision": 8}
+    whole, few = SyntheticAffect(**sizes), SyntheticAffect(**sizes, frames=5)
+    all_of_them = SyntheticAffect(**sizes, frames=20)
+    before, after = whole.splits["test"], few.splits["test"]
+    assert torch.equal(before.label, after.label) and few.modalities["text"].length == 5
+    for m, stream in after.features.items():
+        old = before.features[m]
+        assert torch.equal(all_of_them.splits["test"].features[m].x, old.x)
+        real = old.mask.sum(1)
+        assert torch.equal(stream.mask.sum(1), real.clamp(max=5))
+        i = int(real.argmax())
+        steps = [int((0.5 + k) * real[i] / 5) for k in range(5)]
+        assert torch.equal(stream.x[i], old.x[i, steps]) and steps[0] < 3 and steps[-1] > real[i] - 4
+        short = int(real.argmin())
+        if real[short] <= 5:
+            assert torch.equal(stream.x[short][stream.mask[short]], old.x[short][old.mask[short]])
+    index = torch.arange(300)
+    entropy = []
+    for data in (whole, few):
+        known = data.posterior("test", data.splits["test"].batch(index))
+        assert known is not None
+        entropy.append(-(known.weights * known.weights.clamp(min=1e-12).log()).sum(1).mean())
+    assert entropy[1] > entropy[0] + 0.1  # fewer steps, less is known
