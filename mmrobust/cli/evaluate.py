@@ -44,10 +44,12 @@ def evaluate(
 
 
 def report(
-    run: Run,
+    run: Annotated[str, typer.Argument(help="The folder of a run or study, or a recipe's name for its latest.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
-    """Write a run's report: one HTML page that opens from disk alone.
+    """Write the report of a run or a study: one HTML page that opens from disk alone.
+
+    A study's tables are made anew from what its variants predicted, and their pages with them; nothing is trained.
 
     Examples:
 
@@ -56,8 +58,9 @@ def report(
       mmrobust report runs/normtr --json
     """
     from mmrobust.report import report as write
+    from mmrobust.study import is_study, render
 
-    page = write(run)
+    page = render(run, quiet=as_json).report if is_study(run) else write(run)
     if as_json:
         figures = sorted(str(path) for path in (page.parent / "figures").glob("*.svg"))
         typer.echo(json.dumps({"report": str(page), "figures": figures}, indent=2))

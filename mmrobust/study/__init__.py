@@ -19,12 +19,12 @@ from mmrobust import recipe as recipes
 from mmrobust.errors import InterruptedRun, RecipeError, UsageError, WriteError
 from mmrobust.study.cells import run_cells, threads_of
 from mmrobust.study.comparing import conclude
-from mmrobust.study.folder import Study, create, locked, open_study
+from mmrobust.study.folder import Study, create, is_study, locked, open_study
 
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
 
-__all__ = ["Study", "open_study", "render", "run_study", "study"]
+__all__ = ["Study", "is_study", "open_study", "render", "run_study", "study"]
 
 
 def study(

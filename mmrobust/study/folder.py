@@ -77,7 +77,7 @@ except ImportError:  # Windows: no lock
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
 
-__all__ = ["Study", "create", "locked", "open_study"]
+__all__ = ["Study", "create", "is_study", "locked", "open_study"]
 
 FORMAT = 1
 _LOCK_WAIT = 30.0  # seconds that the children of a killed study may take to end
@@ -228,6 +228,17 @@ def create(recipe: Recipe, runs: str | os.PathLike[str], threads: int) -> Study:
             RunFolder.create(whole, out=part / "variants" / name, threads=each)
         (part / "study.json").write_text(to_json(told, indent=1) + "\n", encoding="utf-8")
     return Study(path, told)
+
+
+def is_study(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs") -> bool:
+    """Whether a folder holds a study, or the latest run of that name is one."""
+    for folder in (Path(ref), Path(runs) / Path(ref)):
+        if (folder / "study.json").is_file():
+            return True
+        inside = [p.name for p in folder.glob("*/") if not p.name.startswith(".")] if folder.is_dir() else []
+        if inside:
+            return (folder / max(inside) / "study.json").is_file()
+    return False
 
 
 def open_study(ref: str | os.PathLike[str], runs: str | os.PathLike[str]) -> Study:
