@@ -304,6 +304,7 @@ def _train(run: Run, built: Built, plan: _Plan, lock: int | None, resume: bool, 
                         diverged(seed, str(error))
                         meter.skip(begin + size * epochs - meter.done)
         run.states = {seed: run.states[seed] for seed in seeds if seed in run.states}
+        run.diverged = {seed: run.diverged[seed] for seed in seeds if seed in run.diverged}
         if interrupt.requested:
             raise InterruptedRun("interrupted after the last epoch; the training is finished and saved")
 

@@ -85,7 +85,7 @@ class Learner:
         parameters = [(p, p.dim() >= 2) for p in self.trained.parameters() if p.requires_grad]
         return adamw(parameters, self.settings, self.device)
 
-    def _graphless(self) -> str | None:
+    def graphless(self) -> str | None:
         """Why whole steps cannot be captured."""
         if self.device.type != "cuda":
             return f"CUDA graphs need a GPU, and this trains on '{self.device}'"
@@ -117,7 +117,7 @@ class Learner:
         if self.settings.compile:
             self._compiled = torch.compile(self.forward)
         if self.settings.graphs:
-            if reason := self._graphless():
+            if reason := self.graphless():
                 self.tell(f"train.graphs: {reason}, so steps are not captured")
             else:
                 return Graphed(self._learn, self.forward, self.tell)
