@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-plugins lint bench lock clean
+.PHONY: run test test-plugins lint bench bench-table lock clean
 
 run: $(VENV)/.run
 	$(BIN)/mmrobust run recipes/normtr.yaml
@@ -25,8 +25,21 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+# `make bench` measures every group, `make bench GROUP="step sweep"` these alone; each leaves build/bench/GROUP.json
+# behind, and `make bench-table` makes one recorded result and the table of docs/speed.md of what is there.
+# BENCH_ROUNDS=1 only tries them; BENCH_TIMER=process_time counts the process alone where the machine is shared.
+GROUP ?= machine attention step sweep seeds startup fusion peers
+export BENCH_TIMER ?= perf_counter
 bench: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only
+	mkdir -p build/bench; failed=; for group in $(GROUP); do \
+	  $(BIN)/python -m pytest benchmarks/bench_$$group.py -p no:xdist -rs -o timeout=900 \
+	    -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only \
+	    --benchmark-timer=time.$(BENCH_TIMER) --benchmark-columns=median,iqr,rounds --benchmark-sort=name \
+	    --benchmark-json=build/bench/$$group.json || failed="$$failed $$group"; \
+	done; test -z "$$failed" || { echo "failed:$$failed; again: make bench GROUP='$${failed# }'"; exit 1; }
+
+bench-table: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.table build/bench docs/speed.md
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmrobust needs Python 3.11 or newer; try: make PYTHON=python3.12")'

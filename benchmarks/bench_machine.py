@@ -1,0 +1,23 @@
+"""What the machine can do: its GEMM rate, by number format and threads; everything else is seen against it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.alternate import Gemm, fewer
+from mmrobust.training.loop import slow_precision
+
+
+@pytest.mark.benchmark(group="machine")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def bench_gemm(benchmark, precision: str, threads: int) -> None:
+    if slow := slow_precision(precision, torch.device("cpu")):
+        pytest.skip(slow)
+    torch.set_num_threads(threads)
+    gemm = Gemm({"fp32": torch.float32, "bf16": torch.bfloat16}[precision], 2048)
+    benchmark.pedantic(gemm, rounds=fewer(10), warmup_rounds=2)
+    benchmark.extra_info.update(
+        precision=precision, threads=threads, gflops=gemm.flops / benchmark.stats["median"] / 1e9
+    )

@@ -1,0 +1,56 @@
+"""Several seeds at once over one after the other: as processes of one thread each, and stacked into one model.
+
+Rates are of the epochs themselves, from `metrics.jsonl`: what starting and the first epoch cost is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrobust.training import train
+
+SIZES = {
+    "mosi": ["data.text=768", "data.audio=5", "data.vision=20", "data.train=96"],
+    "rml": ["data.text=512", "data.audio=512", "data.length=8", "data.train=320", "model.modalities=[text, audio]"],
+}
+CUDA = torch.cuda.is_available()
+EPOCHS = 4
+
+
+def rate(folder: Path, at_once: bool) -> float:
+    """Seed-steps a second after each seed's first epoch."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    later = [line for line in lines if line["epoch"] > 1]
+    each = {seed: sum(x["seconds"] for x in later if x["seed"] == seed) for seed in {x["seed"] for x in later}}
+    steps = max(line["step"] for line in lines) * (EPOCHS - 1) / EPOCHS * len(each)
+    return steps / (max(each.values()) if at_once else sum(each.values()))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("way", ["processes", "stacked"])
+def bench_seeds(benchmark, size: str, way: str, tmp_path: Path) -> None:
+    benchmark.group = "seeds"
+    if way == "stacked" and not CUDA and not os.environ.get("BENCH_FULL"):
+        pytest.skip("meant for GPUs: nothing is gained on a CPU (BENCH_FULL=1 measures it)")
+    if way == "processes" and CUDA:
+        pytest.skip("seeds share a GPU as one stacked model")
+    count = 8 if CUDA else 2
+    settings = [*SIZES[size], "data.valid=16", "data.test=16", "model.width=256", f"train.epochs={EPOCHS}"]
+
+    def run(name: str, at_once: bool) -> float:
+        jobs = count if at_once and way == "processes" else 1
+        more = [f"train.together={str(at_once and way == 'stacked').lower()}"]
+        train("normtr", [*settings, *more], out=tmp_path / name, seeds=count, jobs=jobs, quiet=True)
+        return rate(tmp_path / name, at_once)
+
+    alone = run("alone", False)
+    together = benchmark.pedantic(lambda: run("together", True), rounds=1)
+    benchmark.extra_info.update(
+        size=size, way=way, seeds=count, device="cuda" if CUDA else "cpu", threads=torch.get_num_threads(),
+        seed_steps_per_second={"alone": alone, "together": together}, ratio=together / alone,
+    )  # fmt: skip
