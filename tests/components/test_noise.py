@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mmrobust import registry
 from mmrobust.build import part_builder
 from mmrobust.components.noise import (
     LNLN,
@@ -33,6 +34,7 @@ from mmrobust.components.noise import (
     WindowErase,
 )
 from mmrobust.contracts import Batch, Context, Noise, Part, Rate, Shape, Stream, Task
+from mmrobust.data.synthetic import SyntheticAffect
 from mmrobust.errors import OptionError
 
 
@@ -41,6 +43,7 @@ def context(**features: Shape) -> Context:
 
 
 CONTEXT = context(a=Shape(3, 12), b=Shape(2, 7))
+NAMES = [spec.name for spec in registry.catalogue().all() if spec.kind == "noise" and spec.distribution == "mmrobust"]
 
 
 def batch(count: int, seed: int = 0, context: Context = CONTEXT, whole: bool = False) -> Batch:
@@ -407,6 +410,21 @@ def test_noises_nest() -> None:
     noise = OneOf(CONTEXT, noises=[inner, Part("freeze")])
     out = run(noise, batch(50), 0.5)
     assert all(out.erased[m].any() for m in CONTEXT.modalities)
+
+
+# What the data knows
+
+
+def test_the_limit_is_known_where_steps_become_zero_and_nowhere_else() -> None:
+    data = SyntheticAffect(train=4, valid=4, test=40, length=12, text=6, audio=5, vision=4)
+    shaped = Context(tuple(data.modalities), data.task, 8, data.modalities, build=part_builder)
+    clean = data.splits["test"].batch(torch.arange(40))
+    for name in NAMES:
+        options = {"noises": [Part("frame_drop"), Part("window_erase")]} if name in ("sequence", "one_of") else {}
+        noise = part_builder(Noise, Part(name, options), shaped)
+        assert (data.posterior("test", run(noise, clean, 0.5)) is not None) == noise.constant, name
+    for fill in ("mean", {"text": [1.0] * 6}):
+        assert data.posterior("test", run(FrameDrop(shaped, fill=fill), clean, 0.5)) is None
 
 
 # What is refused

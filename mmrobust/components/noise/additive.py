@@ -148,7 +148,9 @@ class Babble(Additive):
     ) -> None:
         super().__init__(context, snr=snr, scope=scope, modalities=modalities, pattern=pattern)
 
-    def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def corrupt(
+        self, m: str, stream: Stream, share: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | None, Tensor]:
         x, hit = super().corrupt(m, stream, share, generator)
         heard = (x != stream.x) & stream.mask.unsqueeze(-1)
         return x, hit & heard.flatten(1).any(1, keepdim=True)

@@ -62,11 +62,15 @@ class Corruption(Noise):
             stream = features[m]
             x, hit = self.corrupt(m, stream, draw_rate(rate, count, generator), generator)
             struck[m] = hit if drawn is None else hit & (drawn == i).unsqueeze(1)
-            features[m] = replace(stream, x=torch.where(struck[m].unsqueeze(-1), x, stream.x))
+            where = struck[m].unsqueeze(-1)
+            after = stream.x.masked_fill(where, 0) if x is None else torch.where(where, x, stream.x)
+            features[m] = replace(stream, x=after)
         return batch.noisy(features, struck)
 
     @abstractmethod
-    def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def corrupt(
+        self, m: str, stream: Stream, share: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | None, Tensor]:
         """What becomes of one modality.
 
         Args:
@@ -76,7 +80,8 @@ class Corruption(Noise):
             generator: Source of every random number.
 
         Returns:
-            Values, of which those at struck steps are used, `b t n`, and which real steps are struck, `b t`.
+            Values, of which those at struck steps are used, `b t n`, or None for zeros; and which real steps are
+            struck, `b t`.
         """
 
     def share(self, m: str, rate: float) -> float:
@@ -121,13 +126,22 @@ class StepCorruption(Corruption):
         self.pattern: Pattern = pattern
         self.bursts = bursts
 
-    def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def corrupt(
+        self, m: str, stream: Stream, share: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | None, Tensor]:
         hit = self._steps(stream.mask, share, generator)
-        return self.changed(m, stream.zeroed(), hit, generator), hit
+        return None if self.constant else self.changed(m, stream.zeroed(), hit, generator), hit
 
-    @abstractmethod
     def changed(self, m: str, stream: Stream, hit: Tensor, generator: torch.Generator) -> Tensor:
-        """The values that replace the struck steps `hit` (`b t`): `b t n`; `stream` has zero padding."""
+        """The values that replace the struck steps, `b t n`; not asked of a noise that is `constant`.
+
+        Args:
+            m: The modality's name.
+            stream: Its values, with zero padding.
+            hit: The struck steps, `b t`.
+            generator: Source of every random number.
+        """
+        raise NotImplementedError
 
     def _steps(self, mask: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
         if self.pattern == "window":

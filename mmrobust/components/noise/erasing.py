@@ -61,9 +61,6 @@ class WindowErase(StepCorruption):
     ) -> None:
         super().__init__(context, scope=scope, modalities=modalities, pattern="window", bursts=bursts)
 
-    def changed(self, m: str, stream: Stream, hit: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.zeros_like(stream.x)
-
 
 class FrameDrop(StepCorruption):
     """Drops single steps, each on its own with the rate's probability (NORM-TR, section 4.6; TFR-Net's missing frames).
@@ -146,9 +143,6 @@ class ModalityDrop(StepCorruption):
             features[m] = replace(features[m], x=torch.where(back.unsqueeze(-1), batch.features[m].x, features[m].x))
             erased[m] = torch.where(back, batch.erased[m], erased[m])
         return batch.noisy(features, erased)
-
-    def changed(self, m: str, stream: Stream, hit: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.zeros_like(stream.x)
 
     def share(self, m: str, rate: float) -> float:
         everything = len(self.chosen) == len(self.modalities)

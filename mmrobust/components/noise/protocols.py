@@ -68,8 +68,9 @@ class Missing(Noise):
                 place = stream.mask.cumsum(1)
                 gone &= (place > 1) & (place < place[:, -1:])
             erased[m] = gone
-            vector = self.vectors.get(m, torch.zeros(stream.x.shape[-1])).to(stream.x)
-            features[m] = replace(stream, x=torch.where(gone.unsqueeze(-1), vector, stream.x))
+            where, vector = gone.unsqueeze(-1), self.vectors.get(m)
+            x = stream.x.masked_fill(where, 0) if vector is None else vector.to(stream.x).where(where, stream.x)
+            features[m] = replace(stream, x=x)
         return batch.noisy(features, erased)
 
     def rates(self, rate: Rate, count: int, generator: torch.Generator) -> Tensor:
