@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmrobust.build import build
-    from mmrobust.pipeline import run
+    from mmrobust.pipeline import analyze, run
     from mmrobust.recipe import load as load_recipe
     from mmrobust.registry import catalogue, register
     from mmrobust.registry.hooks import hookimpl
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mmrobust.training import train
 
 _PUBLIC = {
+    "analyze": "mmrobust.pipeline:analyze",
     "build": "mmrobust.build:build",
     "catalogue": "mmrobust.registry:catalogue",
     "evaluate": "mmrobust.robustness:evaluate",
@@ -42,6 +43,7 @@ _PUBLIC = {
 
 __all__ = [
     "__version__",
+    "analyze",
     "build",
     "catalogue",
     "evaluate",

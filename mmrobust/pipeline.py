@@ -1,4 +1,4 @@
-"""The main job: a recipe, built, trained, evaluated and reported."""
+"""The main jobs: a recipe, built, trained, evaluated and reported; a trained run, looked into and reported."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmrobust import analysis
 from mmrobust.errors import InterruptedRun, WriteError
 from mmrobust.report import report
 from mmrobust.robustness import evaluate
@@ -18,7 +19,7 @@ from mmrobust.training import Run, RunFolder, train_seeds
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
 
-__all__ = ["Finished", "run"]
+__all__ = ["Finished", "analyze", "run"]
 
 
 @dataclass
@@ -89,3 +90,34 @@ def run(
         raise WriteError(f"{error}\n  the training is finished and saved; {go_on}") from error
     trained.check()
     return Finished(trained, evaluation, page)
+
+
+def analyze(
+    run: str | Path | RunFolder,
+    *,
+    seed: int | None = None,
+    sample: str | None = None,
+    rate: float = 0.5,
+    against: str | Path | RunFolder | None = None,
+    quiet: bool = False,
+) -> analysis.Analysis:
+    """Looks into a trained model; writes `analysis.json` into its run and adds a section to its report.
+
+    Args:
+        run: See `mmrobust.analysis.analyze`, as for all that follow.
+        seed: Which of its seeds.
+        sample: Whose attention is drawn.
+        rate: Of the noise, for what is shown at one rate.
+        against: Another run to hold it against.
+        quiet: Say nothing on stderr.
+
+    Returns:
+        What stands in `analysis.json`; its `report` is the page.
+
+    Raises:
+        MmrobustError: See `mmrobust.analysis.analyze`.
+    """
+    folder = RunFolder.open(run)
+    result = analysis.analyze(folder, seed=seed, sample=sample, rate=rate, against=against, quiet=quiet)
+    result.report = report(folder)
+    return result

@@ -21,6 +21,7 @@ _FAMILIES = {
     "build": ("build",),
     "train": ("run", "train"),
     "evaluate": ("evaluate", "report", "predict"),
+    "analyze": ("analyze",),
     "study": ("study",),
     "recipes": ("recipes",),
     "plugins": ("plugins",),

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from mmrobust import files
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import Measure, describe
+from mmrobust.report.analysis import section
 from mmrobust.report.figures import COLOURS, Curve, against_rate, inline, over_epochs
 from mmrobust.report.table import DASH, Cell, Column, Table, slug
 from mmrobust.robustness.evaluation import said
@@ -60,6 +61,7 @@ def report(run: str | Path | RunFolder) -> Path:
         "warnings": _warnings(resolved, told),
         "training": _training(lines, told, figures, _source(folder)),
         "evaluation": _results(told, figures, _source(folder)) if told else None,
+        "analysis": section(folder, figures, _source(folder)),
         "recipe": _text(folder.recipe),
         "resolved": _text(folder.resolved),
         "environment": _environment(folder.read_env()),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmrobust.measures import Measure
-from mmrobust.report.figures import SERIES, Curve, compared, multiples
+from mmrobust.report.figures import SERIES, Curve, compared, multiples, ranked
 from mmrobust.report.page import (
     _date,
     _describe,
@@ -82,6 +82,7 @@ def report_study(path: Path) -> Path:
         "reference": told["reference"],
         "tables": tables,
         "definitions": [(measure.label, measure.name, measure.doc) for measure in measures.values()],
+        "ranks": _ranks(told, measures, primary, source, figures),
         "sources": _sources(told, evaluations, source),
         "recipe": _text(path / "recipe.yaml"),
         "environment": _environment({**env, "command": told["command"]}),
@@ -241,7 +242,7 @@ def _measured(
             score = table["rows"].get(variant, {}).get(name)
             each = _each(evaluations[variant], table["where"], name)
             made.append(_cell(score, measure, variant == told["reference"], limit, each))
-            made += [_paper(score)] if paper else []
+            made += [_paper(score, measure)] if paper else []
         return made
 
     return columns, cells
@@ -274,12 +275,19 @@ def _cell(
             better = measure.improves(score["difference"], 0)
             verdict = ("better" if better else "worse") if score["significant"] else "could be luck"
             said.insert(0, f"{verdict}; 95 % interval {ends}; p {_p(score['p'])}, after Holm {_p(score['p_holm'])}")
+            if score.get("p_permutation") is not None:
+                said.insert(1, f"these trained models alone: p {_p(score['p_permutation'])} (permutation)")
+            if not score["significant"]:
+                needed = score.get("seeds_needed")
+                said.insert(1, "more than 1000 seeds would be needed to tell" if needed is None
+                            else f"about {needed} seeds would be needed to tell")  # fmt: skip
     interval = score.get("interval")
     shown = _score(score, measure)
     more: dict[str, Any] = {"std": score["std"], "n": score["n"]}
     if interval is not None:
         more |= {"interval low": interval[0], "interval high": interval[1]}
-    more |= {key: score[key] for key in ("limit", "difference", "low", "high", "p", "p_holm")}
+    tested = ("limit", "difference", "low", "high", "p", "p_holm", "p_permutation", "seeds_needed")
+    more |= {key: score.get(key) for key in tested}
     more |= {"significant": int(score["significant"])} | {f"seed {seed}": value for seed, value in each.items()}
     own = score["limit"] is not None and score["limit"] != shared
     return Cell(
@@ -297,15 +305,14 @@ def _cell(
     )
 
 
-def _paper(score: Mapping[str, Any] | None) -> Cell:
+def _paper(score: Mapping[str, Any] | None, measure: Measure) -> Cell:
     """What the paper reports for the same cell, on its own data."""
     paper = (score or {}).get("paper")
     if not paper:
         return Cell()
-    value = str(paper["value"])  # as printed: percentages are percentages
     table = f"Table {paper['table']}" if str(paper["table"]).isdigit() else str(paper["table"])
     said = f"the paper's {table}, {paper['dataset']}, row {paper['row']}"
-    return Cell(value.replace("-", "−"), value=float(value), says=said)
+    return Cell(_value(paper["value"], measure), value=paper["value"], says=said)
 
 
 def _known(value: float | None) -> bool:
@@ -381,6 +388,36 @@ def _by_seed(where: str, evaluations: Mapping[str, Any], measures: Mapping[str, 
     columns = [Column("Variant"), Column("seed"), *map(Column.of, measures.values())]
     place = "Clean scores" if where == "clean" else f"Area under the curve (AUILC) under {where}"
     return Table(f"{table_name(where)}-seeds", f"{place} of each seed", columns, rows, source=source, wide=True)
+
+
+def _ranks(
+    told: Mapping[str, Any], measures: Mapping[str, Measure], primary: str, source: str, figures: dict[str, str]
+) -> dict[str, Any] | None:
+    """Mean ranks over several noises, and a picture of those of the primary measure."""
+    ranks = {name: found for name, found in (told.get("ranks") or {}).items() if name in measures}
+    if not ranks:
+        return None
+    name = primary if primary in ranks else next(iter(ranks))
+    found = ranks[name]
+    figures["ranks"] = ranked(found["mean"], found["critical_difference"], told["reference"])
+    cell = lambda value: Cell(f"{value:.2f}", value=value)
+    rows = [
+        [_variant(told, variant), *(cell(one["mean"][variant]) for one in ranks.values())] for variant in found["mean"]
+    ]
+    heads = [Column(measures[key].label, doc=measures[key].doc) for key in ranks]
+    foot = [
+        [Cell("critical difference", value="critical difference"),
+         *(cell(one["critical_difference"]) for one in ranks.values())],
+        [Cell("Friedman's p", value="Friedman's p"), *(Cell(_p(one["p"]), value=one["p"]) for one in ranks.values())],
+    ]  # fmt: skip
+    caption = f"Mean ranks of the areas under {_list(found['over'])}; 1 is best"
+    return {
+        "label": measures[name].label,
+        "over": _list(found["over"]),
+        "count": len(found["over"]),
+        "p": _p(found["p"]),
+        "table": Table("ranks", caption, [Column("Variant"), *heads], rows, foot, source, wide=True),
+    }
 
 
 def _sources(told: Mapping[str, Any], evaluations: Mapping[str, Any], source: str) -> Table:
