@@ -37,13 +37,13 @@ from mmrobust.analysis import attention as maps
 from mmrobust.analysis.probes import probe
 from mmrobust.analysis.similarity import similarities, summarise
 from mmrobust.build import Built
-from mmrobust.contracts import Batch, Noise, Outputs, Split, Task
+from mmrobust.contracts import Batch, Noise, Outputs, Split, Stream, Streams, Task
 from mmrobust.errors import CheckpointError, DataError, UsageError, nearest
 from mmrobust.measures import describe
 from mmrobust.nn.attention import record
 from mmrobust.randomness import generator
 from mmrobust.robustness.evaluation import _grid
-from mmrobust.robustness.sweep import BLOCK, _blocks, _draw, _rows, _to, restrict
+from mmrobust.robustness.sweep import BLOCK, _blocks, _draw, restrict
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained
 from mmrobust.training.folder import to_json
 
@@ -245,7 +245,7 @@ def _forward(one: _Loaded, batch: Batch) -> Iterator[tuple[Batch, Outputs, list[
     """Small batches through the model; with what went in, and the attention weights of the fusion."""
     for start in range(0, len(batch), one.batch_size):
         rows = slice(start, start + one.batch_size)
-        features = _to(_rows(batch.features, rows), one.device)
+        features = _rows(batch.features, rows, one.device)
         erased = {m: e[rows].to(one.device) for m, e in batch.erased.items()}
         tokens = one.built.model.tokens(features)
         with record() as seen:
@@ -267,6 +267,11 @@ def _pooled(one: _Loaded, blocks: Iterator[Batch], meter: Meter) -> dict[str, di
                     found.setdefault(key, []).append(stream.mean().float().cpu())
         meter.update(meter.done + len(block))
     return {stage: {key: torch.cat(pieces) for key, pieces in found.items()} for stage, found in parts.items()}
+
+
+def _rows(features: Streams, rows: slice, device: torch.device | str = "cpu") -> Streams:
+    cut = lambda t: None if t is None else t[rows].to(device)
+    return {m: Stream(s.x[rows].to(device), s.mask[rows].to(device), cut(s.times)) for m, s in features.items()}
 
 
 def _similarity(features: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
