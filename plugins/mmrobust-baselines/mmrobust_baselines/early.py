@@ -8,7 +8,8 @@ import torch
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from torch import nn
 
-from mmrobust_baselines.layers import Align, Recurrent, Unaligned, joined
+from mmrobust_baselines.layers import Align, Unaligned, joined
+from mmrobust_baselines.recurrent import Recurrent
 
 
 class EarlyLSTM(Fusion):

@@ -9,7 +9,8 @@ from mmrobust.contracts import Context, Encoder, Shape, Stream, Streams
 from mmrobust.errors import OptionError
 from torch import nn
 
-from mmrobust_baselines.layers import ACTIVATIONS, Activation, Recurrent, perceptron
+from mmrobust_baselines.layers import ACTIVATIONS, Activation, Dropout, perceptron
+from mmrobust_baselines.recurrent import Recurrent
 
 
 class LSTM(Encoder):
@@ -21,7 +22,8 @@ class LSTM(Encoder):
 
     Args:
         context: What the house provides.
-        hidden: Units of each direction; None for `model.width`.
+        hidden: Units of each direction; None for `model.width`, `input` for as many as the modality has features (as
+            MISA's release has them).
         layers: Networks one on the other.
         bidirectional: Whether each also reads backwards.
         out: Width after one more linear layer; None for none, so that states go on as they are.
@@ -43,7 +45,7 @@ class LSTM(Encoder):
         self,
         context: Context,
         *,
-        hidden: int | None = None,
+        hidden: int | Literal["input"] | None = None,
         layers: int = 1,
         bidirectional: bool = False,
         out: int | None = None,
@@ -57,19 +59,17 @@ class LSTM(Encoder):
         super().__init__(context)
         if stacked and pool != "last":
             raise OptionError("stacked", f"there is one final state for each layer only with pool: last, not {pool}")
-        hidden = hidden or context.width
         self.networks = nn.ModuleDict()
         self.after = nn.ModuleDict()
         self.shapes = {}
         for m, shape in context.features.items():
-            network = Recurrent(
-                shape.width, hidden, cell=cell, layers=layers, bidirectional=bidirectional, norm=stacked
-            )
+            units = shape.width if hidden == "input" else hidden or context.width
+            network = Recurrent(shape.width, units, cell=cell, layers=layers, bidirectional=bidirectional, norm=stacked)
             width = network.width * (layers if stacked else 1)
             after: list[nn.Module] = [nn.Linear(width, out), ACTIVATIONS[activation]()] if out else []
             after += [nn.LayerNorm(out or width)] if norm else []
             self.networks[m] = network
-            self.after[m] = nn.Sequential(*after, nn.Dropout(dropout))
+            self.after[m] = nn.Sequential(*after, Dropout(dropout))
             self.shapes[m] = Shape(out or width, shape.length if pool == "none" else 1)
         self.pool, self.stacked = pool, stacked
 
@@ -96,20 +96,27 @@ class PooledMLP(Encoder):
         context: What the house provides.
         hidden: Width of the layers; None for `model.width`.
         depth: Number of layers; 0 for the mean itself.
-        norm: Whether the mean is layer-normalised.
+        norm: Whether the mean is layer-normalised (`before`), or what comes out (`after`, as in MISA's release).
         dropout: Share dropped before each layer in training.
     """
 
     def __init__(
-        self, context: Context, *, hidden: int | None = None, depth: int = 3, norm: bool = True, dropout: float = 0.0
+        self,
+        context: Context,
+        *,
+        hidden: int | None = None,
+        depth: int = 3,
+        norm: Literal["before", "after", "none"] = "before",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(context)
         hidden = hidden or context.width
         self.networks = nn.ModuleDict(
             {
                 m: nn.Sequential(
-                    nn.LayerNorm(shape.width) if norm else nn.Identity(),
+                    nn.LayerNorm(shape.width) if norm == "before" else nn.Identity(),
                     *perceptron(shape.width, hidden, depth, dropout),
+                    nn.LayerNorm(hidden if depth else shape.width) if norm == "after" else nn.Identity(),
                 )
                 for m, shape in context.features.items()
             }
@@ -146,7 +153,7 @@ class Conv1d(Encoder):
                 for m, shape in context.features.items()
             }
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shapes = {m: Shape(context.width, shape.length) for m, shape in context.features.items()}
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:

@@ -9,13 +9,15 @@ from mmrobust.contracts import Context, Head, Stream
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import last, perceptron, read_width
+from mmrobust_baselines.layers import Dropout, last, perceptron, read_width
 
 Pool = Literal["mean", "last"]
 
 
 def pooled(stream: Stream, pool: Pool) -> Tensor:
     """One vector for each sample, `b d`."""
+    if stream.x.shape[1] == 1:
+        return stream.zeroed().x.squeeze(1)
     return stream.mean() if pool == "mean" else last(stream)
 
 
@@ -76,7 +78,7 @@ class ResidualMLP(Head):
     def __init__(self, context: Context, *, dropout: float = 0.0, pool: Pool = "mean") -> None:
         super().__init__(context)
         width, outputs = read_width(context)
-        self.hidden = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width))
+        self.hidden = nn.Sequential(nn.Linear(width, width), nn.ReLU(), Dropout(dropout), nn.Linear(width, width))
         self.linear = nn.Linear(width, outputs)
         self.pool: Pool = pool
 

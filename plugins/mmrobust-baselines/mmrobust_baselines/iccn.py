@@ -16,6 +16,8 @@ from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Sh
 from mmrobust.errors import OptionError, nearest
 from torch import Tensor, nn
 
+from mmrobust_baselines.layers import Dropout
+
 VIEWS = "cca_views"
 
 
@@ -76,7 +78,7 @@ class OuterCNN(Fusion):
                 for m in others
             }
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shape = Shape(shapes[self.pivot].width + out * len(others), 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:

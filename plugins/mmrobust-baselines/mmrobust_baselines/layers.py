@@ -1,4 +1,4 @@
-"""What several of the models are made of: recurrent networks over masked steps, alignment, Transformer stacks."""
+"""What several of the models are made of: masked steps, alignment, Transformer stacks, perceptrons."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
 }
 Activation = Literal["relu", "tanh", "sigmoid", "none"]
+
+
+class Dropout(nn.Dropout):
+    """Torch's dropout, with masks drawn as 16 random bits a value on a CPU: several times faster than one by one.
+
+    The share is then a multiple of 2^-16.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if (
+            not self.training
+            or self.p == 0
+            or input.device.type != "cpu"
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+        ):
+            return super().forward(input)
+        words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64, device=input.device).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: input.numel()].view(input.shape)
+        keep = (bits >= round(self.p * 2**16) - 2**15).to(input.dtype)
+        return input * keep.mul_(1 / (1 - self.p) if self.p < 1 else 0)
 
 
 def joined(generic: Mapping[str, T], specific: Mapping[str, T]) -> dict[str, T]:
@@ -75,76 +96,6 @@ def compact(stream: Stream) -> Stream:
         mask=stream.mask.gather(1, order),
         times=None if stream.times is None else pick(stream.times, order),
     )
-
-
-def backwards(stream: Stream) -> Stream:
-    """A compact stream with its real steps in reverse; applied twice it is the identity."""
-    place = torch.arange(stream.mask.shape[1], device=stream.mask.device)
-    count = stream.mask.sum(1, keepdim=True)
-    order = torch.where(place < count, count - 1 - place, place)
-    return replace(stream, x=pick(stream.x, order))
-
-
-def _whole(network: nn.Module, x: Tensor) -> Tensor:
-    """All states of a recurrent layer, in fp32 whatever autocast says: CPUs have no bfloat16 kernel for some sizes."""
-    with torch.autocast(x.device.type, enabled=False):
-        return network(x.float() if x.dtype != torch.float64 else x)[0]
-
-
-class Recurrent(nn.Module):
-    """A stack of LSTMs or GRUs that reads real steps alone, wherever padding stands.
-
-    Args:
-        width: Size of a step.
-        hidden: Size of the state of one direction.
-        cell: `lstm` or `gru`.
-        layers: How many, one on the other.
-        bidirectional: Whether each layer also reads backwards; states are then `2 * hidden` wide.
-        dropout: Share dropped between layers in training.
-        norm: Whether states are layer-normalised between layers.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        *,
-        cell: Literal["lstm", "gru"] = "lstm",
-        layers: int = 1,
-        bidirectional: bool = False,
-        dropout: float = 0.0,
-        norm: bool = False,
-    ) -> None:
-        super().__init__()
-        make = nn.LSTM if cell == "lstm" else nn.GRU
-        self.width = hidden * (2 if bidirectional else 1)
-        sizes = [width, *[self.width] * (layers - 1)]
-        self.ahead = nn.ModuleList(make(size, hidden, batch_first=True) for size in sizes)
-        self.back = nn.ModuleList(make(size, hidden, batch_first=True) for size in sizes if bidirectional)
-        self.norms = nn.ModuleList(nn.LayerNorm(self.width) if norm else nn.Identity() for _ in sizes[1:])
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, stream: Stream) -> tuple[Stream, list[Tensor]]:
-        """Reads `b t d`.
-
-        Returns:
-            The states of the last layer, `b t h`, real steps first; and for each layer the final state, `b h` (both
-            directions side by side, each after all real steps; zero where a sample has none).
-        """
-        stream = compact(stream).zeroed()
-        finals = []
-        for i, ahead in enumerate(self.ahead):
-            if i:
-                stream = stream.map(lambda x, i=i: self.dropout(self.norms[i - 1](x))).zeroed()
-            states = replace(stream, x=_whole(ahead, stream.x))
-            final = last(states)
-            if self.back:
-                reverse = replace(stream, x=_whole(self.back[i], backwards(stream).x))
-                final = torch.cat([final, last(reverse)], -1)
-                states = replace(states, x=torch.cat([states.x, backwards(reverse).x], -1))
-            stream = states.zeroed()
-            finals.append(final)
-        return stream, finals
 
 
 Unaligned = Literal["refuse", "stretch"]
@@ -225,8 +176,8 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.norm_feed = nn.LayerNorm(width)
         hidden = round(width * ratio)
-        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
-        self.dropout = nn.Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor:
         """`x` `b s d` after attending to `source` `b t d` (None for itself), whose real steps `mask` `b t` tells."""
@@ -269,7 +220,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, heads, ratio, dropout, backend) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(embed_dropout)
+        self.dropout = Dropout(embed_dropout)
         self.scale = width**0.5 if scale else 1.0
         self.register_buffer("positions", sinusoids(length, width), persistent=False)
 
@@ -289,7 +240,7 @@ def perceptron(width: int, hidden: int, depth: int, dropout: float, activation: 
     """`depth` layers of one width: dropout, linear, activation."""
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Dropout(dropout), nn.Linear(width if i == 0 else hidden, hidden), ACTIVATIONS[activation]()]
+        layers += [Dropout(dropout), nn.Linear(width if i == 0 else hidden, hidden), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
 
 

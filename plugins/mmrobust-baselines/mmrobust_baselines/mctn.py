@@ -20,7 +20,7 @@ from mmrobust.errors import OptionError, nearest
 from mmrobust.nn.attention import attention
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Recurrent
+from mmrobust_baselines.recurrent import Recurrent
 
 JOINTS = "translation_joints"
 

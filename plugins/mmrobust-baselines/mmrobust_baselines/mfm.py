@@ -31,7 +31,8 @@ from mmrobust.contracts import (
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Align, Recurrent, Unaligned
+from mmrobust_baselines.layers import Align, Dropout, Unaligned
+from mmrobust_baselines.recurrent import Recurrent
 
 
 class MFN(GenericExtractor):
@@ -77,7 +78,7 @@ class MFN(GenericExtractor):
         both = 2 * hidden * len(self.cells)
 
         def network(size: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(both, between), nn.ReLU(), nn.Dropout(dropout), nn.Linear(between, size))
+            return nn.Sequential(nn.Linear(both, between), nn.ReLU(), Dropout(dropout), nn.Linear(between, size))
 
         self.attend = network(both)
         self.propose, self.retain, self.update = network(memory), network(memory), network(memory)
@@ -159,7 +160,7 @@ class Factor(Fusion):
             raise OptionError("use", "makes the factor of generic features; add a generic extractor, e.g. 'mfn'")
         self.keys = tuple(context.generic)
         width = sum(shape.width for shape in context.generic.values())
-        self.network = nn.Sequential(nn.Linear(width, out), nn.ReLU(), nn.Dropout(dropout), nn.Linear(out, out))
+        self.network = nn.Sequential(nn.Linear(width, out), nn.ReLU(), Dropout(dropout), nn.Linear(out, out))
         self.shape = Shape(out, 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:

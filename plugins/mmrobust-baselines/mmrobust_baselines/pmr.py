@@ -18,7 +18,7 @@ from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
 from mmrobust_baselines.heads import Pool, pooled
-from mmrobust_baselines.layers import Transformer, common_width, divide, joined, sinusoids
+from mmrobust_baselines.layers import Dropout, Transformer, common_width, divide, joined, sinusoids
 
 
 class ReinforcementUnit(nn.Module):
@@ -43,8 +43,8 @@ class ReinforcementUnit(nn.Module):
         self.gate = nn.Linear(2 * width, width)
         self.norm_feed = nn.LayerNorm(width)
         hidden = round(width * ratio)
-        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
-        self.dropout = nn.Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
+        self.dropout = Dropout(dropout)
 
     def forward(self, target: Stream, source: Stream) -> Tensor:
         """The target `b s d` after hearing the source `b t d`."""

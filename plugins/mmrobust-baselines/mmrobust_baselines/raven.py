@@ -14,7 +14,8 @@ from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError, nearest
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Recurrent, compact
+from mmrobust_baselines.layers import Dropout, compact
+from mmrobust_baselines.recurrent import Recurrent
 
 
 def windows(words: Stream, other: Stream, most: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +110,7 @@ class WordShift(Fusion):
         self.mix = nn.ModuleDict({m: nn.Linear(nonverbal, width, bias=False) for m in others})
         self.bias = nn.Parameter(torch.zeros(width)) if others else None
         self.reader = Recurrent(width, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.beta, self.most = beta, most
         self.shape = Shape(hidden, 1)
 

@@ -17,7 +17,7 @@ from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Sh
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import joined
+from mmrobust_baselines.layers import Dropout, joined
 
 
 class ConcatMLP(Fusion):
@@ -36,7 +36,7 @@ class ConcatMLP(Fusion):
         shapes = joined(context.generic, context.specific)
         self.keys = tuple(shapes)
         self.layer = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(sum(s.width for s in shapes.values()), hidden), nn.ReLU()
+            Dropout(dropout), nn.Linear(sum(s.width for s in shapes.values()), hidden), nn.ReLU()
         )
         self.shape = Shape(hidden, 1)
 
@@ -98,7 +98,7 @@ class UnimodalLabels(Objective):
         width = self.classes or 1
         self.layers = nn.ModuleDict(
             {
-                m: nn.Sequential(nn.Dropout(dropout), nn.Linear(context.specific[m].width, hidden), nn.ReLU())
+                m: nn.Sequential(Dropout(dropout), nn.Linear(context.specific[m].width, hidden), nn.ReLU())
                 for m in self.modalities
             }
         )

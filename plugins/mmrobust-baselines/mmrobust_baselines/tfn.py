@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrobust_baselines.layers import joined
+from mmrobust_baselines.layers import Dropout, joined
 
 MOST = 2_000_000
 
@@ -20,7 +20,8 @@ def outer(vectors: list[Tensor]) -> Tensor:
     product: Tensor | None = None
     for x in vectors:
         z = torch.cat([x, x.new_ones(x.shape[0], 1)], 1)
-        product = z if product is None else (product.unsqueeze(2) * z.unsqueeze(1)).flatten(1)
+        # A matrix product: its gradient needs no intermediate of the product's size, a multiplication's does.
+        product = z if product is None else torch.bmm(product.unsqueeze(2), z.unsqueeze(1)).flatten(1)
     assert product is not None
     return product
 
@@ -54,7 +55,7 @@ class TensorFusion(Fusion):
             raise OptionError(
                 "use", f"the product of {told} numbers is too large; make the encoder or extractor narrower"
             )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shape = Shape(width, 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:

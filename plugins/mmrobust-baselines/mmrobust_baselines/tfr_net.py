@@ -29,7 +29,8 @@ from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Recurrent, Transformer, compact, divide, joined
+from mmrobust_baselines.layers import Dropout, Transformer, compact, divide, joined
+from mmrobust_baselines.recurrent import Recurrent
 
 
 class IntraInter(Encoder):
@@ -177,7 +178,7 @@ class GateEncoder(Fusion):
         )
         self.gates = nn.ModuleDict({k: nn.Conv1d(2 * hidden, 2 * hidden, kernel, padding=kernel // 2) for k in shapes})
         self.layers = nn.ModuleDict({k: nn.Linear(2 * hidden + s.width, size) for k, s in shapes.items()})
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.shape = Shape(size * len(shapes), 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:

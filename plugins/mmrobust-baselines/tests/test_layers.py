@@ -9,7 +9,8 @@ from mmrobust.errors import OptionError
 from small import streams
 from torch import nn
 
-from mmrobust_baselines.layers import Align, Block, Recurrent, backwards, compact, last, stretch
+from mmrobust_baselines.layers import Align, Block, Dropout, compact, last, stretch
+from mmrobust_baselines.recurrent import Recurrent, _packed, backwards
 
 
 def ragged() -> Stream:
@@ -33,6 +34,66 @@ def test_a_bidirectional_stack_equals_torchs_packed_one(cell: str) -> None:
     hidden = state[0] if cell == "lstm" else state
     for i, final in enumerate(finals):
         torch.testing.assert_close(final, torch.cat([hidden[2 * i], hidden[2 * i + 1]], -1))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_packed_and_padded_steps_give_the_same_states_and_gradients(norm: bool) -> None:
+    network = Recurrent(3, 4, layers=2, bidirectional=True, norm=norm).double()
+    stream = ragged()
+    mask = stream.mask.clone()
+    mask[0, 1] = False  # padding between real steps
+    mask[3] = False  # nothing at all
+    results = []
+    for read in (network._packed, network._padded):
+        x = stream.x.double().requires_grad_()
+        network.zero_grad()
+        states, finals = read(Stream(x, mask).zeroed())
+        (states.x.sin().sum() + torch.cat(finals, -1).cos().sum()).backward()
+        assert states.mask.sum(1).tolist() == mask.sum(1).tolist()
+        results.append([states.x, *finals, x.grad, *(p.grad for p in network.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_batch_without_any_real_step_has_zero_states() -> None:
+    network = Recurrent(3, 4)
+    for read in (network._packed, network._padded):
+        states, finals = read(Stream(torch.randn(2, 5, 3), torch.zeros(2, 5, dtype=torch.bool)))
+        assert not states.x.any() and not finals[0].any() and finals[0].shape == (2, 4)
+
+
+def test_only_a_large_lstm_is_packed() -> None:
+    assert Recurrent(768, 128)._large(torch.zeros(64, 50, 768)) and not Recurrent(20, 32)._large(torch.zeros(64, 9, 20))
+    assert not Recurrent(768, 128, cell="gru")._large(torch.zeros(64, 50, 768))
+
+
+def test_the_gradient_of_an_lstm_is_that_of_finite_differences() -> None:
+    network = nn.LSTM(3, 2).double()
+    x = torch.randn(6, 3, dtype=torch.double, requires_grad=True)
+    weights = tuple(network.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: _packed(network, x, [3, 2, 1]), (x, *weights))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    layer = Dropout(share)
+    x = torch.ones(1001, 501)
+    y = layer(x)
+    assert abs((y == 0).float().mean().item() - share) < 0.005
+    torch.testing.assert_close(y[y != 0], torch.full_like(y[y != 0], 1 / (1 - share) if share < 1 else 0))
+    assert not torch.equal(y, layer(x)) or share in (0.0, 1.0)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_is_drawn_anew_from_the_same_seed() -> None:
+    layer, x = Dropout(0.4), torch.randn(7, 3, requires_grad=True)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        results.append(layer(x))
+    assert torch.equal(*results)
+    (gradient,) = torch.autograd.grad(results[0].sum(), x)
+    assert torch.equal(gradient == 0, results[0] == 0)
 
 
 def test_where_padding_stands_does_not_matter() -> None:

@@ -26,7 +26,7 @@ SMALL = [
 SMALLER = {
     "peers/tfn": ["model.encoder.parts.text.out=8", "model.encoder.others.hidden=6", "model.head.hidden=16"],
     "peers/ef_lstm": ["model.fusion.layers=2", "model.fusion.hidden=24"],
-    "peers/misa": ["model.encoder.hidden=16", "model.head.hidden=32"],
+    "peers/misa": ["model.head.hidden=32"],
     "peers/mult": ["model.fusion.depth=1", "model.fusion.self_depth=1"],
     "peers/normtr_pairs": ["model.width=32", "model.fusion.depth=1"],
     "peers/normtr_vit": ["model.width=32", "model.fusion.depth=1"],
