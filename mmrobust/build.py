@@ -130,7 +130,8 @@ def make_context(recipe: Recipe, dataset: Dataset) -> Context:
     """What the house tells every component of this recipe on this data.
 
     Raises:
-        RecipeError: `model.modalities` names one that the data does not have, or there is no such attention backend.
+        RecipeError: `model.modalities` names one that the data does not have, or the attention backend does not
+            exist, or cannot run on the device and in the precision of training.
     """
     shapes: Mapping[str, Shape] = dataset.modalities
     names = tuple(recipe.model.modalities or shapes)
@@ -141,7 +142,7 @@ def make_context(recipe: Recipe, dataset: Dataset) -> Context:
         if not name.isidentifier() or keyword.iskeyword(name) or hasattr(nn.ModuleDict, name):
             raise RecipeError(f"a modality cannot be called '{name}': use letters, digits and '_', e.g. '{name}_m'")
     try:
-        attention.check(recipe.model.attention)
+        attention.check(recipe.model.attention, attention.expected(recipe.train.device, recipe.train.precision))
     except MmrobustError as error:
         raise RecipeError(Problem(str(error), recipe.where("model", "attention"))) from error
     return Context(

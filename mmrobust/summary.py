@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrobust.build import Built
 from mmrobust.contracts import Batch, Progress, Shape, Streams
-from mmrobust.errors import DivergedError
-from mmrobust.nn.attention import resolve, use_attention
+from mmrobust.errors import DivergedError, Problem, RecipeError
+from mmrobust.nn.attention import Unusable, asked, expected, explain, use_attention, watch
 from mmrobust.randomness import generator
 
 
@@ -50,7 +51,8 @@ class Summary:
         model: The parts in the order in which data meets them.
         objectives: The objectives by `view.objective`.
         outputs: Width of the prediction.
-        backend: The attention backend that runs.
+        tokens: Whether the views share their tokens, or why not.
+        attention: Which attention backend runs in training, and why not another one.
         batch: Samples of the tried step.
         losses: Losses of the tried step, by `view.objective`, and `total`.
         idle: Parameters that got no gradient in it.
@@ -63,7 +65,8 @@ class Summary:
     model: tuple[Row, ...]
     objectives: tuple[Row, ...]
     outputs: int
-    backend: str
+    tokens: str
+    attention: tuple[str, ...]
     batch: int
     losses: Mapping[str, float] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
@@ -90,7 +93,8 @@ class Summary:
             "outputs": self.outputs,
             "parameters": self.parameters,
             "flops": self.flops,
-            "attention": self.backend,
+            "tokens": self.tokens,
+            "attention": list(self.attention),
             "step": {"batch": self.batch, "losses": dict(self.losses), "without_gradient": list(self.idle)},
         }
 
@@ -118,7 +122,7 @@ class Summary:
                 f"   {r.slot.ljust(width)}  {self.losses[r.slot]:8.4f}  {_count(r.parameters)} parameters"
                 for r in self.objectives
             ]
-        lines += ["", f"attention: {self.backend}"]
+        lines += ["", f"tokens: {self.tokens}", "attention: " + "\n".join(self.attention)]
         total = self.losses["total"]
         lines.append(f"one step on {self.batch} samples: loss {total:.4f}, forward and backward finite")
         if self.idle:
@@ -137,6 +141,7 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
 
     Raises:
         DivergedError: The loss or a gradient of the tried step is not finite.
+        RecipeError: The recipe's attention backend cannot run what the model asks for.
     """
     recipe, context, dataset = built.recipe, built.context, built.dataset
     task = context.task
@@ -162,14 +167,13 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
     for name, part in built.model.parts.items():
         slot = f"{name}_extractor" if name in ("generic", "specific") else name
         rows.append(Row(slot, uses[name].use, _shapes(shapes[name]), _size(part), counts[name] // count))
-    losses, idle = _step(built, batch, recipe.train.seeds[0] if seed is None else seed)
+    losses, idle, attention = _attended(built, batch, recipe.train.seeds[0] if seed is None else seed)
     what = {"regression": f"regression on [{task.low:g}, {task.high:g}]" if task.low is not None else "regression"}
     kind = what.get(task.kind, f"{task.kind} of {len(task.names) or task.outputs}")
     sizes = ", ".join(f"{split} {len(s)}" for split, s in dataset.splits.items())
     objectives = tuple(
         Row(key, key.partition(".")[2], "", _size(objective)) for key, objective in built.learning.named_objectives()
     )
-    chosen = recipe.model.attention
     return Summary(
         name=recipe.name,
         text=recipe.summary,
@@ -178,11 +182,29 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
         model=tuple(rows),
         objectives=objectives,
         outputs=task.outputs,
-        backend=resolve(chosen) + (" (auto)" if chosen == "auto" else ""),
+        tokens=_tokens(built, batch),
+        attention=attention,
         batch=count,
         losses=losses,
         idle=idle,
     )
+
+
+def _attended(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
+    """The tried step, and which attention backend runs the like of it on the device that the recipe trains on."""
+    recipe = built.recipe
+    known = expected(recipe.train.device, recipe.train.precision)
+    # The step is tried on a CPU; a backend that is for a GPU alone cannot be part of it.
+    tried = nullcontext() if known.device == "cpu" else use_attention("auto")
+    try:
+        with tried, watch() as calls:
+            losses, idle = _step(built, batch, seed)
+        cases = [case._replace(device=known.device, dtype=known.dtype) for case in calls]
+        return losses, idle, tuple(explain(recipe.model.attention, cases))
+    except Unusable as error:
+        if asked(recipe.model.attention)[1] != "the recipe":
+            raise
+        raise RecipeError(Problem(str(error), recipe.where("model", "attention"))) from error
 
 
 def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -201,6 +223,14 @@ def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tupl
         if gradient is not None and not gradient.isfinite().all():
             raise DivergedError(f"the gradient of '{name}' in the very first step is not finite")
     return losses, tuple(name for name, gradient in zip(named, gradients, strict=False) if gradient is None)
+
+
+def _tokens(built: Built, batch: Batch) -> str:
+    with torch.no_grad():
+        found = built.learning.share(built.model, built.learning.draw(batch, generator(0, "summary")))
+    if isinstance(found, str):
+        return f"made anew for each view: {found}"
+    return f"made once, of clean steps and of an erased one, for {len(built.learning.views)} views"
 
 
 def _flops(built: Built, features: Streams) -> dict[str, int]:

@@ -1,0 +1,147 @@
+"""Scaled dot-product attention under one signature, with named backends.
+
+`manual` is the readable reference, which every other backend has to agree with; `auto`, the default, picks by device,
+number format and shape. A `use_attention` block wins over the environment's `MMROBUST_ATTENTION`, that over the
+recipe's `model.attention`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mmrobust.nn.attention.backends import BACKENDS, Backend, Case, manual, weights
+from mmrobust.nn.attention.choice import (
+    Unusable,
+    asked,
+    automatic,
+    check,
+    expected,
+    explain,
+    passed_over,
+    resolve,
+    use_attention,
+)
+from mmrobust.nn.attention.stacked import inside_transform, together
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Case",
+    "Unusable",
+    "asked",
+    "attention",
+    "automatic",
+    "check",
+    "expected",
+    "explain",
+    "manual",
+    "passed_over",
+    "record",
+    "resolve",
+    "use_attention",
+    "watch",
+    "weights",
+]
+
+_recorders: list[list[Tensor]] = []
+_watchers: list[dict[Case, str]] = []
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, backend: str = "auto") -> Tensor:
+    """Each query's weighted mean of the values.
+
+    On a CPU it is computed in fp32 at least, also under autocast: torch's bf16 and fp16 attention is slower there, and
+    less exact.
+
+    Args:
+        query: `b h s d`.
+        key: `b h t d`.
+        value: `b h t d`.
+        mask: True where a key is real, `b t`, bool; None if all are.
+        backend: `auto`, or a key of `BACKENDS`.
+
+    Returns:
+        `b h s d`, in the query's dtype; zero where a sample has no real key.
+
+    Raises:
+        UsageError: There is no such backend, or (`Unusable`) it cannot run this: the message says why.
+    """
+    if query.device.type != "cpu" or (query.dtype not in _HALVES and not torch.is_autocast_enabled("cpu")):
+        return _attention(query, key, value, mask, backend)
+    with torch.autocast("cpu", enabled=False):
+        wide = (x.float() if x.dtype in _HALVES else x for x in (query, key, value))
+        return _attention(*wide, mask, backend).to(query.dtype)
+
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, backend: str) -> Tensor:
+    if _recorders:
+        with torch.no_grad():
+            seen = weights(query, key, mask)
+        for recorder in _recorders:
+            recorder.append(seen)
+    if torch.compiler.is_compiling():
+        # No guards on lengths, and nothing cached that a trace would miss: torch chooses, also again in every graph.
+        name, _ = asked(backend)
+        return BACKENDS["sdpa" if name == "auto" else name].run(query, key, value, mask)
+    case = _case(query, key, value, mask)
+    inside = inside_transform()
+    if inside and asked(backend)[0] == "auto" and case.device == "cpu":
+        name = "manual"  # nothing is gained by folding seeds there
+    else:
+        name = resolve(backend, case)
+    for watcher in _watchers:
+        watcher[case] = name
+    if inside and name != "manual":
+        return together(query, key, value, mask, name)
+    return BACKENDS[name].run(query, key, value, mask)
+
+
+def _case(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Case:
+    return Case(
+        query.device.type,
+        query.dtype,
+        query.shape[2],
+        key.shape[2],
+        query.shape[3],
+        mask is not None,
+        torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad),
+    )
+
+
+@contextmanager
+def record() -> Iterator[list[Tensor]]:
+    """Every attention inside the block also appends its weights, `b h s t`, to the list, in the order of the calls.
+
+    The weights are `weights`', whatever backend runs, and cost what `manual` costs; outside of such a block nothing is
+    spent on them. They are detached and stay on their device.
+
+    Examples:
+        >>> with record() as seen:
+        ...     model(features)
+        >>> seen[0].shape  # the first block of the fusion
+    """
+    seen: list[Tensor] = []
+    _recorders.append(seen)
+    try:
+        yield seen
+    finally:
+        # By identity: two empty lists are equal.
+        _recorders[:] = [recorder for recorder in _recorders if recorder is not seen]
+
+
+@contextmanager
+def watch() -> Iterator[dict[Case, str]]:
+    """What kinds of attention are computed inside the block, and the backend of each, in the order of first use."""
+    seen: dict[Case, str] = {}
+    _watchers.append(seen)
+    try:
+        yield seen
+    finally:
+        _watchers[:] = [watcher for watcher in _watchers if watcher is not seen]
