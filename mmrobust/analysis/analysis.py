@@ -259,9 +259,8 @@ def _pooled(one: _Loaded, blocks: Iterator[Batch], meter: Meter) -> dict[str, di
     parts: dict[str, dict[str, list[Tensor]]] = {"encoded": {}, "generic": {}, "specific": {}}
     for block in blocks:
         for start in range(0, len(block), one.batch_size):
-            tokens = one.built.model.tokens(
-                _to(_rows(block.features, slice(start, start + one.batch_size)), one.device)
-            )
+            rows = slice(start, start + one.batch_size)
+            tokens = one.built.model.tokens(_rows(block.features, rows, one.device))
             for stage, found in parts.items():
                 for key, stream in getattr(tokens, stage).items():
                     found.setdefault(key, []).append(stream.mean().float().cpu())
