@@ -229,10 +229,13 @@ def fit_in_processes(
             work.running.append(worker)
             threading.Thread(target=_listen, args=(worker, heard), daemon=True).start()
             work.next(worker)
-        stopping = False
+        stopping = started = False
         while work.running:
             with contextlib.suppress(queue.Empty):
                 worker, message = heard.get(timeout=0.1)
+                if not started:  # they had to import and to read first
+                    started = True
+                    meter.start()
                 if message is None:
                     work.ended(worker)
                 else:

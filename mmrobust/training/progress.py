@@ -68,6 +68,10 @@ class Meter:
             self._drawn = now
             self._draw()
 
+    def start(self) -> None:
+        """Begins to count the time, where getting ready has taken some."""
+        self._start = time.monotonic()
+
     def skip(self, count: int) -> None:
         """Counts units as done that took no time: those of a resumed run, or those that early stopping saves."""
         self.done += count

@@ -204,6 +204,7 @@ def _precise(value: Tensor) -> Tensor:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
+    """What an error says, in a line; of one that only wraps another, what that says."""
+    error = getattr(error, "inner_exception", None) or error
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -55,6 +55,15 @@ def test_train_tells_machines_what_it_made(folder, capsys):
     assert not (folder / "runs").exists()
 
 
+def test_several_seeds_are_trained_at_a_time(folder, capsys):
+    assert main(["run", "tiny.yaml", "--out", "both", "--seeds", "2", "--jobs", "2"]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("trained: both\n  seed 1: best epoch ") and "\n  seed 2: best epoch " in told.out
+    assert "2 seeds to train, 2 at a time, each in a process of 1 thread\n" in told.err
+    assert main(["train", "tiny.yaml", "--out", "turn", "--seeds", "2", "--jobs", "1", "train.epochs=1"]) == 0
+    assert "at a time" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "code", "said"),
     [
@@ -62,6 +71,9 @@ def test_train_tells_machines_what_it_made(folder, capsys):
         ("run tiny.yaml --resume tiny", 2, "error: a resumed run has its recipe, seeds and folder already"),
         ("train --resume tinny", 2, "error: there is no run 'tinny'; runs holds no runs"),
         ("train tiny.yaml --seeds 0", 2, "error: --seeds 0: give how many, e.g. 5 for the seeds 1 to 5"),
+        ("train tiny.yaml --jobs 0", 2, "error: --jobs 0: at least one seed has to be trained at a time"),
+        ("run tiny.yaml --seeds 2 --jobs two", 2, "error: Invalid value for '--jobs' / '-j': "),
+        ("train tiny.yaml train.together=maybe", 2, "train.together has to be 'auto' or true or false, not 'maybe'"),
         ("train tiny.yaml --seeds a,b", 2, "error: --seeds a,b: give how many"),
         ("train tiny.yaml train.epoch=3", 2, "command line: error: "),
         ("train tiny.yaml train.device=cuda:99", 2, "command line: error: there is no device 'cuda:99' here"),

@@ -70,6 +70,21 @@ def test_a_dumb_terminal_gets_plain_lines_and_quiet_gets_nothing(monkeypatch):
     assert stream.getvalue() == ""
 
 
+def test_the_clock_can_start_later_and_lines_can_hold_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    meter = Meter("x", 100, stream=stream)
+    now[0] = 60.0
+    meter.start()
+    now[0] = 70.0
+    meter.update(20)
+    meter.say("epoch 1/5", plain_only=True, timed=True)
+    meter.update(100)
+    meter.say("epoch 5/5", plain_only=True, timed=True)
+    assert stream.getvalue() == "epoch 1/5  40 s left\nepoch 5/5\n"
+
+
 def test_work_done_before_does_not_count_for_the_speed(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
