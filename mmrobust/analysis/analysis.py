@@ -5,7 +5,7 @@
     format          1
     mmrobust        version that made it
     recipe, split, samples, seed, epoch
-    noise           {name, rate}: what the parts under noise meet, and at which rate; null where the recipe has none
+    noise           {name, rate}: what the parts under noise meet, and at which rate
     runs            [{run, recipe, seed, epoch, similarity, probes, attention}]: this one, then that of `against`
         similarity  {generic_generic, generic_specific: {pairs, mean, std, bandwidth, grid, density}}
         probes      [{asks: modality | noise, reads: encoded | generic | specific, accuracy, train, chance, samples}]
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -80,22 +80,19 @@ class Analysis(dict[str, Any]):
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def _told(run: Mapping[str, Any], noise: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+def _told(run: Mapping[str, Any], noise: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     found = run["similarity"]
     words = {"generic_generic": "NRGF-NRGF", "generic_specific": "NRGF-MF"}
     yield "similarity", found.get("missing") or ", ".join(f"{words[key]} {x['mean']:.3f}" for key, x in found.items())
     probes = run["probes"]
-    if isinstance(probes, dict):
-        yield "probes", probes["missing"]
-    else:
-        for asks in ("modality", "noise"):
-            some = [one for one in probes if one["asks"] == asks]
-            if some:
-                read = ", ".join(f"{one['reads']} {one['accuracy']:.1%}" for one in some)
-                yield f"probe for {asks}", f"{read} (chance {some[0]['chance']:.1%})"
+    for asks in ("modality", "noise"):
+        some = [one for one in probes if one["asks"] == asks]
+        if some:
+            read = ", ".join(f"{one['reads']} {one['accuracy']:.1%}" for one in some)
+            yield f"probe for {asks}", f"{read} (chance {some[0]['chance']:.1%})"
     seen = run["attention"]
-    if "missing" in seen or noise is None:
-        yield "attention", seen.get("missing", "")
+    if "missing" in seen:
+        yield "attention", seen["missing"]
     else:
         i = min(range(len(seen["rates"])), key=lambda i: abs(seen["rates"][i] - noise["rate"]))
         at, mass, share = (seen[key][i] for key in ("rates", "mass", "share"))
@@ -114,7 +111,7 @@ class _Loaded:
     seed: int
     epoch: int
     split: Split
-    noise: Noise | None
+    noise: Noise
     name: str
     device: torch.device
 
@@ -167,7 +164,7 @@ def analyze(
         "samples": len(this.split),
         "seed": this.seed,
         "epoch": this.epoch,
-        "noise": None if this.noise is None else {"name": this.name, "rate": rate},
+        "noise": {"name": this.name, "rate": rate},
         "runs": [],
     }
     passes = sum(len(x.split) * (2 + len(rates)) + 2 * len(x.built.dataset.splits["train"]) for x in (this, *others))
@@ -197,11 +194,11 @@ def _load(run: str | Path | RunFolder, seed: int | None) -> _Loaded:
     if split is None:
         raise DataError(f"the data has no split '{name}'{nearest(name, built.dataset.splits)}")
     noises = _grid(built)[0].noises
-    first = next(iter(noises), "")
+    first, noise = next(iter(noises.items()))
     device = choose_device(built.recipe)
     built.model.to(device).eval()
     best = Checkpoints(folder.seed(seed)).best().state.best
-    return _Loaded(folder, built, seed, best["epoch"], restrict(split, built.context.modalities), noises.get(first),
+    return _Loaded(folder, built, seed, best["epoch"], restrict(split, built.context.modalities), noise,
                    first, device)  # fmt: skip
 
 
@@ -223,20 +220,20 @@ def _look(one: _Loaded, rate: float, rates: Sequence[float], meter: Meter) -> di
     meter.update(meter.done, label=label)
     train = restrict(one.built.dataset.splits["train"], one.built.context.modalities)
     random = generator(0, "analysis", "probe")
-    clean = _pooled(one, _blocks(one.split), meter)
-    features = {"train": _pooled(one, _blocks(train), meter)}
-    if one.noise is not None:
-        noise = one.noise
-        features["noisy train"] = _pooled(one, (noise(block, rate, random) for block in _blocks(train)), meter)
-        drawn = _draw(noise, one.name, rate, 0, 0, list(_blocks(one.split)))
-        features["noisy"] = _pooled(one, drawn, meter)
+    drawn = _draw(one.noise, one.name, rate, 0, 0, list(_blocks(one.split)))
+    features = {
+        "train": _pooled(one, _blocks(train), meter),
+        "noisy train": _pooled(one, (one.noise(block, rate, random) for block in _blocks(train)), meter),
+        "test": _pooled(one, _blocks(one.split), meter),
+        "noisy test": _pooled(one, drawn, meter),
+    }
     return {
         "run": "/".join(one.folder.path.resolve().parts[-2:]),
         "recipe": one.built.recipe.name,
         "seed": one.seed,
         "epoch": one.epoch,
-        "similarity": _similarity(clean),
-        "probes": _probes(clean, features),
+        "similarity": _similarity(features["test"]),
+        "probes": _probes(features),
         "attention": _mass(one, rates, meter),
     }
 
@@ -282,23 +279,26 @@ def _similarity(features: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Any]:
     return {name: summarise(values) for name, values in found.items()}
 
 
-def _probes(
-    test: Mapping[str, Mapping[str, Tensor]], features: Mapping[str, Mapping[str, Mapping[str, Tensor]]]
-) -> list[dict[str, Any]] | Missing:
-    """How well a fresh linear probe reads the modality, and whether noise was added, from each stage's features."""
+def _probes(features: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> list[dict[str, Any]]:
+    """How well a fresh linear probe reads the modality, and whether noise was added, from each stage's features.
+
+    Args:
+        features: Pooled, `{split: {stage: {key: n d}}}`, of `train`, `noisy train`, `test` and `noisy test`.
+    """
     rows = []
-    for stage in test:
-        own = test[stage]
-        if len(own) > 1 and len({x.shape[1] for x in own.values()}) == 1:
-            rows.append({"asks": "modality", "reads": stage, **vars(probe(
-                *_stacked(list(features["train"][stage].values())), *_stacked(list(own.values()))))})  # fmt: skip
-    for stage in test:
-        if test[stage] and "noisy" in features:
-            beside = lambda found, stage=stage: torch.cat(list(found[stage].values()), -1)
-            rows.append({"asks": "noise", "reads": stage, **vars(probe(
-                *_stacked([beside(features["train"]), beside(features["noisy train"])]),
-                *_stacked([beside(test), beside(features["noisy"])])))})  # fmt: skip
-    return rows or {"missing": "this model has a single stream, and its recipe no noise to tell"}
+
+    def ask(asks: str, stage: str, groups: Callable[[str], list[Tensor]]) -> None:
+        found = probe(*_stacked(groups("train")), *_stacked(groups("test")))
+        rows.append({"asks": asks, "reads": stage, **vars(found)})
+
+    stages = {stage: streams for stage, streams in features["test"].items() if streams}
+    for stage, streams in stages.items():
+        if len(streams) > 1 and len({x.shape[1] for x in streams.values()}) == 1:
+            ask("modality", stage, lambda split, stage=stage: list(features[split][stage].values()))
+    for stage in stages:
+        beside = lambda split, stage=stage: torch.cat(list(features[split][stage].values()), -1)
+        ask("noise", stage, lambda split, beside=beside: [beside(split), beside(f"noisy {split}")])
+    return rows
 
 
 def _stacked(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -308,8 +308,6 @@ def _stacked(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _mass(one: _Loaded, rates: Sequence[float], meter: Meter) -> dict[str, Any]:
     """The share of the fusion's attention that erased steps receive at each rate, beside their share of the steps."""
-    if one.noise is None:
-        return {"missing": "the recipe's evaluate.noise is empty"}
     blocks = list(_blocks(one.split))
     mass, share = [], []
     for rate in rates:
@@ -345,8 +343,6 @@ def _steps(batch: Batch, out: Outputs, seen: Sequence[Tensor]) -> list[tuple[Ten
 
 def _map(one: _Loaded, number: int, rate: float) -> dict[str, Any]:
     """The fusion's attention for one sample, clean and under noise, mean over heads and blocks."""
-    if one.noise is None:
-        return {"missing": "the recipe's evaluate.noise is empty"}
     place, offset = divmod(number, BLOCK)
     blocks = list(_blocks(one.split))
     noisy = list(_draw(one.noise, one.name, rate, 0, 0, blocks[: place + 1]))[place]
@@ -393,8 +389,6 @@ def _real(steps: maps.Layout) -> dict[str, int]:
 
 def _worst(one: _Loaded, rate: float) -> list[dict[str, Any]] | Missing:
     """The samples whose prediction is furthest off under noise."""
-    if one.noise is None:
-        return {"missing": "the recipe's evaluate.noise is empty"}
     label = one.split.label
     if label is None:
         return {"missing": "the split has no labels"}

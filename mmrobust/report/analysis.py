@@ -61,7 +61,7 @@ def _section(told: Mapping[str, Any], figures: dict[str, str], source: str) -> d
         "facts": [(title, f"{run['run']}, seed {run['seed']}, epoch {run['epoch']}")
                   for title, run in zip(titles, runs, strict=True)],
         "split": told["split"], "samples": f"{told['samples']:,}",
-        "noise": noise and noise["name"], "rate": noise and f"{noise['rate']:g}",
+        "noise": noise["name"], "rate": f"{noise['rate']:g}",
         "similar": None, "probes": None, "looked": None, "map": None, "worst": None, "gap": None, "missing": missing,
     }  # fmt: skip
     if alike := known("similarity"):
