@@ -99,6 +99,8 @@ def build(
     context = replace(context, fused=fusion.shape, input=fusion.shape, outputs=context.task.outputs)
     head = part("head", contracts.Head, context)
     model = Model(context.modalities, encoder, generic, specific, fusion, head)
+    for i, noise in enumerate(loaded.evaluate.noise):  # an impossible evaluation is told before hours of training
+        make_noise(loaded, ("evaluate", "noise", str(i)), noise, context)
     return Built(loaded, dataset, context, model, _learning(loaded, context, weights))
 
 

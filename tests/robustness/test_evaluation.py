@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from mmrobust import recipe as recipes
+from mmrobust.build import build
 from mmrobust.errors import CheckpointError, DataError, MmrobustError, RecipeError, UsageError
 from mmrobust.measures import measure
 from mmrobust.robustness import evaluate
@@ -72,6 +75,41 @@ def test_noises_of_one_kind_are_named_by_what_they_differ_in_and_noises_inside_n
     assert told["lnln"]["limit"] is not None and told[names[0]]["limit"] is None
     alone = evaluate(run, [f"evaluate.noise=[{noises[2]}]"], quiet=True)["noises"]
     assert list(alone) == ["sequence"]
+
+
+@pytest.mark.parametrize(
+    ("noise", "message"),
+    [
+        (
+            "{use: gaussian, snr: 500}",
+            "bad.yaml:4:36: error: noise 'gaussian', option 'snr': 500 is no signal-to-noise ratio; give decibels "
+            "between -100 and 100, or a rising pair of them",
+        ),
+        (
+            "{use: frame_drop, modalities: [adio]}",
+            "bad.yaml:4:38: error: noise 'frame_drop', option 'modalities': there is no modality 'adio'; did you mean "
+            "'audio'?",
+        ),
+        (
+            "{use: sequence, noises: [{use: babble, snr: {adio: 5}}]}",
+            "bad.yaml:4:36: error: noise 'sequence', option 'noises': 'babble', option 'snr': there is no modality "
+            "'adio'; did you mean 'audio'?",
+        ),
+        (
+            "{use: one_of, noises: [{use: freeze, patern: steps}]}",
+            "bad.yaml:4:57: error: noise 'freeze' has no option 'patern'; did you mean 'pattern'?",
+        ),
+        ("{use: shuffle, window: wide}", "bad.yaml:4:43: error: option 'window' of noise 'shuffle' has to be a whole"),
+    ],
+)
+def test_an_impossible_noise_is_told_before_hours_of_training(
+    tmp_path: Path, tiny: list[str], noise: str, message: str
+) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(f"recipe: 1\nname: bad\nextends: normtr\nevaluate: {{noise: [{noise}]}}\n")
+    with pytest.raises(RecipeError) as error:
+        build(recipes.load(path, tiny))
+    assert message in str(error.value)
 
 
 def test_same_run_same_bytes(run: RunFolder) -> None:
