@@ -13,7 +13,6 @@ that validation, checkpoints and resuming know nothing of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +23,6 @@ from torch.utils import _pytree as pytree
 from mmrobust.build import Built, build
 from mmrobust.contracts import Batch, Component, Outputs, Progress
 from mmrobust.errors import DivergedError
-from mmrobust.nn.attention import use_attention
 from mmrobust.randomness import derive, generator
 from mmrobust.training.checkpoint import State
 from mmrobust.training.folder import RunFolder
@@ -142,9 +140,7 @@ class Stack(Learner):
         def one(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], views: Views) -> Any:
             return functional_call(self.trained, {**parameters, **buffers}, (views, progress))
 
-        # Torch's fused attention on a CPU knows no vmap and would loop over the seeds.
-        attention = use_attention("manual") if self.device.type == "cpu" else nullcontext()
-        with attention, self.precision():
+        with self.precision():
             total, values, outputs = vmap(one, randomness="different")(self.parameters, self.buffers, dict(views))
         return total.sum(), values, outputs  # no seed's loss depends on another's weights
 
