@@ -50,6 +50,13 @@ class TwoValued:
             {name: places["+".join(self.order[name])].pick(stream) for name, stream in prepared.items()},
         )
 
+    def lean(self) -> TwoValued:
+        """What `Model.fuse` needs of it, without what else `Outputs` tell."""
+        tokens = self.tokens
+        if tokens.prepared:
+            return replace(self, tokens=Tokens({}, {}, {}, tokens.prepared))
+        return replace(self, tokens=replace(tokens, encoded={}))
+
 
 class _Places:
     """Where views take their steps from.

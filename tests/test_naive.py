@@ -69,6 +69,7 @@ def test_predictions_of_a_sweep_are_ours(case: str) -> None:
         """The naive loop's own draws, handed to our sweep."""
 
         constant = True
+        fixed = False
 
         def __call__(self, batch: Batch, rate: float, generator: torch.Generator) -> Batch:
             erased = {m: draws[rate][m][batch.index] for m in batch.features}

@@ -8,22 +8,21 @@ predictions are always made in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from mmrobust.contracts import Batch, Dataset, Noise, Posterior, Split, Stream, Streams
+from mmrobust.contracts import Batch, Dataset, Noise, Posterior, Split
 from mmrobust.measures import limit, measures_of
 from mmrobust.randomness import generator
+from mmrobust.robustness.blocks import Block, Draws, Tick
 
 __all__ = ["CLEAN", "Grid", "auilc", "auilc_mean", "sweep", "sweep_limit"]
 
 CLEAN = "clean"
 BLOCK = 256  # samples that share one call of a noise; changing it changes every published draw
-
-Tick = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,8 @@ class Grid:
         noises: By the name under which the results are kept, `name` or `name (options)`; what stands in brackets does
             not change the draws.
         rates: Rising, each in [0, 1].
-        draws: How often each noise is drawn at each rate above 0; at rate 0 there is nothing to draw.
+        draws: How often each noise is drawn at each rate above 0; at rate 0 there is nothing to draw, and what is
+            fixed is drawn once and stands for all.
         seed: Source of the noise. Leave it alone to stay comparable with every other run.
     """
 
@@ -46,7 +46,12 @@ class Grid:
     @property
     def cells(self) -> int:
         """Passes over the split: the clean one, and one for each noise, rate above 0 and draw."""
-        return 1 + len(self.noises) * sum(rate > 0 for rate in self.rates) * self.draws
+        rates = sum(rate > 0 for rate in self.rates)
+        return 1 + rates * sum(self.draws_of(noise) for noise in self.noises.values())
+
+    def draws_of(self, noise: Noise) -> int:
+        """How often this noise is drawn at a rate above 0: once where every draw would be the same."""
+        return 1 if noise.fixed else self.draws
 
 
 @torch.inference_mode()
@@ -65,45 +70,42 @@ def sweep(
         model: Called with features, returns `Outputs`; put into evaluation mode and left as it was found.
         split: What is predicted; its features are those that the model reads.
         grid: What is tried.
-        batch_size: Samples of one forward pass.
+        batch_size: Samples of one forward pass, of one draw or several; what bounds the memory.
         device: Where the model is.
         tick: Called with the number of samples after each forward pass.
 
     Returns:
         `clean`: `n c`, and `r d n c` for each noise, float32, on the CPU. The draws at rate 0 are all the clean one.
     """
+    drawn: dict[str, Draws] = {
+        name: [
+            (rate, _generator(name, rate, draw, grid.seed))
+            for rate in grid.rates
+            if rate > 0
+            for draw in range(grid.draws_of(noise))
+        ]
+        for name, noise in grid.noises.items()
+    }
+    parts: dict[str, list[Tensor]] = {name: [] for name in (CLEAN, *drawn)}
     training = model.training
     model.eval()
     try:
-        blocks, on_cpu = list(_blocks(split)), torch.device(device).type == "cpu"
-        moved = [_to(block.features, device) for block in blocks]
-
-        def predict(cell: Iterator[tuple[Batch, bool]]) -> Tensor:
-            parts = []
-            for (noisy, constant), resident in zip(cell, moved, strict=True):
-                features = _erase(resident, noisy.erased) if constant and not on_cpu else _to(noisy.features, device)
-                count = len(noisy)
-                for start in range(0, count, batch_size):
-                    some = _rows(features, slice(start, start + batch_size))
-                    parts.append(model(some).prediction.float().cpu())
-                    if tick:
-                        tick(min(batch_size, count - start))
-            return torch.cat(parts)
-
-        clean = predict((block, True) for block in blocks)
-        result = {CLEAN: clean}
-        for name, noise in grid.noises.items():
-            rates = []
-            for rate in grid.rates:
-                if rate == 0:
-                    rates.append(clean.expand(grid.draws, *clean.shape))
-                    continue
-                cells = [_draw(noise, name, rate, draw, grid.seed, blocks) for draw in range(grid.draws)]
-                rates.append(torch.stack([predict((batch, noise.constant) for batch in cell) for cell in cells]))
-            result[name] = torch.stack(rates)
-        return result
+        for batch in _blocks(split):
+            block = Block(model, batch, batch_size, device, tick)
+            parts[CLEAN].append(block.clean())
+            for name, draws in drawn.items():
+                if draws:
+                    parts[name].append(block.noisy(grid.noises[name], draws))
     finally:
         model.train(training)
+    clean = torch.cat(parts[CLEAN])
+    result = {CLEAN: clean}
+    for name, noise in grid.noises.items():
+        found = iter(torch.cat(parts[name], 1).split(grid.draws_of(noise)) if drawn[name] else ())
+        result[name] = torch.stack(
+            [(next(found) if rate > 0 else clean).expand(grid.draws, *clean.shape) for rate in grid.rates]
+        )
+    return result
 
 
 def sweep_limit(
@@ -152,10 +154,10 @@ def sweep_limit(
             if rate == 0:
                 table.append([clean] * grid.draws)
                 continue
-            row = [score(_draw(noise, key, rate, draw, grid.seed, blocks)) for draw in range(grid.draws)]
+            row = [score(_draw(noise, key, rate, draw, grid.seed, blocks)) for draw in range(grid.draws_of(noise))]
             if any(scores is None for scores in row):
                 break
-            table.append([scores for scores in row if scores is not None])
+            table.append([scores for scores in row if scores is not None] * (grid.draws // len(row)))
         if len(table) == len(grid.rates):
             result[key] = {
                 m: torch.tensor([[scores[m] for scores in row] for row in table], dtype=torch.float64) for m in names
@@ -200,25 +202,12 @@ def _blocks(split: Split) -> Iterator[Batch]:
 
 def _draw(noise: Noise, name: str, rate: float, draw: int, seed: int, blocks: Sequence[Batch]) -> Iterator[Batch]:
     """The blocks of a split under one draw of a noise."""
-    kind = name.partition(" (")[0].rpartition("/")[2]
-    random = generator(seed, "evaluate", kind, f"{rate:.6g}", draw)
+    random = _generator(name, rate, draw, seed)
     for block in blocks:
         yield noise(block, rate, random)
 
 
-def _erase(features: Streams, erased: Mapping[str, Tensor]) -> Streams:
-    """What a constant noise makes of features that are on the device already: only the pattern is moved there."""
-    return {
-        m: Stream(s.x.masked_fill(erased[m].to(s.x.device).unsqueeze(-1), 0), s.mask, s.times)
-        for m, s in features.items()
-    }
-
-
-def _to(features: Streams, device: torch.device | str) -> Streams:
-    move = lambda t: None if t is None else t.to(device)
-    return {m: Stream(s.x.to(device), s.mask.to(device), move(s.times)) for m, s in features.items()}
-
-
-def _rows(features: Streams, rows: slice) -> Streams:
-    cut = lambda t: None if t is None else t[rows]
-    return {m: Stream(s.x[rows], s.mask[rows], cut(s.times)) for m, s in features.items()}
+def _generator(name: str, rate: float, draw: int, seed: int) -> torch.Generator:
+    """Where one draw of a noise comes from, for all blocks of a split one after the other."""
+    kind = name.partition(" (")[0].rpartition("/")[2]
+    return generator(seed, "evaluate", kind, f"{rate:.6g}", draw)

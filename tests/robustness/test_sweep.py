@@ -13,8 +13,9 @@ from torch import nn
 
 from mmrobust import recipe as recipes
 from mmrobust.build import Built, build
-from mmrobust.components.noise import FrameDrop, WindowErase
-from mmrobust.contracts import Batch, Noise, Outputs, Rate, Stream, Streams
+from mmrobust.components.noise import MMSA, FrameDrop, WindowErase
+from mmrobust.contracts import Batch, Noise, Outputs, Rate, Split, Stream, Streams
+from mmrobust.randomness import generator
 from mmrobust.robustness import Grid, auilc, auilc_mean, sweep, sweep_limit
 from mmrobust.robustness.sweep import BLOCK, restrict
 
@@ -77,6 +78,68 @@ def test_batch_size_changes_no_prediction(built: Built) -> None:
         assert torch.allclose(value, other[name], atol=1e-5)
 
 
+def one_by_one(model: nn.Module, split: Split, grid: Grid) -> dict[str, torch.Tensor]:
+    """What `sweep` gives, written without any haste: noise in the features, the whole model, one draw at a time."""
+    model.eval()
+    blocks = [split.batch(index) for index in torch.arange(len(split)).split(BLOCK)]
+    result = {}
+    for name, noise in grid.noises.items():
+        values = []
+        for rate in grid.rates:
+            for draw in range(grid.draws):
+                random = generator(grid.seed, "evaluate", name, f"{rate:.6g}", draw)
+                noisy = [noise(block, rate, random).features if rate else block.features for block in blocks]
+                with torch.no_grad():
+                    values.append(torch.cat([model(features).prediction for features in noisy]))
+        result[name] = torch.stack(values).unflatten(0, (len(grid.rates), grid.draws))
+    return result
+
+
+@pytest.mark.parametrize("batch_size", [40, 1000])
+@pytest.mark.parametrize("reused", [True, False])
+def test_predictions_are_those_of_one_pass_after_the_other(
+    built: Built, batch_size: int, reused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = built.dataset.splits["test"]
+    lengths = {m: s.mask.sum(1) for m, s in split.features.items()}
+    assert all(len(steps.unique()) > 3 for steps in lengths.values())
+    tokens = [0]
+    hook = built.model.encoder.layers["text"].register_forward_hook(  # type: ignore[index]
+        lambda _, args, out: tokens.append(tokens.pop() + out.shape[0] * out.shape[1])
+    )
+    with monkeypatch.context() as patch, hook:
+        patch.setattr(type(built.model.generic), "positionwise", reused)
+        found = sweep(built.model, split, grid(built), batch_size=batch_size)
+    for name, plain in one_by_one(built.model, split, grid(built)).items():
+        torch.testing.assert_close(found[name], plain, atol=1e-5, rtol=0)
+    # Tokens are made once for the clean predictions and once for each noise, not for each rate and draw.
+    passes = tokens[0] / int(lengths["text"].sum())
+    assert passes < 2 * (1 + 2) if reused else passes > 1 + 2 * 2 * 2
+
+
+def test_a_model_that_looks_across_samples_meets_them_in_their_order(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, seen = built.dataset.splits["test"], []
+    monkeypatch.setattr(type(built.model.fusion), "samplewise", False)
+    hook = built.model.register_forward_pre_hook(lambda _, args: seen.append(args[0]["text"].mask.sum(1)))
+    with hook:
+        sweep(built.model, split, grid(built, (0,)), batch_size=50)
+    assert torch.equal(torch.cat(seen), split.features["text"].mask.sum(1))
+
+
+def test_a_noise_that_every_draw_repeats_is_drawn_once(built: Built) -> None:
+    split, noise, ticks = built.dataset.splits["test"], FrameDrop(built.context), []
+    noise.fixed = True
+    once = Grid({"frame_drop": noise}, RATES, draws=3)
+    found = sweep(built.model, split, once, tick=ticks.append)
+    assert sum(ticks) == len(split) * once.cells == len(split) * (1 + 2)
+    assert found["frame_drop"].shape[:2] == (3, 3)
+    assert torch.equal(found["frame_drop"][1, 0], found["frame_drop"][1, 2])
+    noise.fixed = False
+    assert torch.equal(found["frame_drop"][:, 0], sweep(built.model, split, once)["frame_drop"][:, 0])
+
+
 class Shifted(Noise):
     """Adds a number instead of erasing."""
 
@@ -93,6 +156,30 @@ def test_noise_that_is_not_erasure_reaches_the_model(built: Built) -> None:
     # Nothing is known of the limit of such a noise; of the clean data it is.
     limits = sweep_limit(built.dataset, "test", Grid({"shift": Shifted(built.context)}, (0, 0.5), draws=1))
     assert limits is not None and set(limits) == {"clean"}
+
+
+class Counted(MMSA):
+    """Counts how often it is called."""
+
+    calls = 0
+
+    def __call__(self, batch: Batch, rate: Rate, generator: torch.Generator) -> Batch:
+        self.calls += 1
+        return super().__call__(batch, rate, generator)
+
+
+def test_a_fixed_noise_is_drawn_once_and_stands_for_every_draw(built: Built) -> None:
+    split, noise = built.dataset.splits["test"], Counted(built.context)
+    both = Grid({"mmsa": noise, "frame_drop": FrameDrop(built.context)}, RATES, draws=3)
+    ticks: list[int] = []
+    found = sweep(Echo(), split, both, tick=ticks.append)
+    blocks = -(-len(split) // BLOCK)
+    assert noise.calls == 2 * blocks and sum(ticks) == len(split) * both.cells == len(split) * (1 + 2 + 2 * 3)
+    assert found["mmsa"].shape == found["frame_drop"].shape == (3, 3, len(split), 3)
+    assert torch.equal(found["mmsa"][1, 0], found["mmsa"][1, 2])
+    assert torch.equal(found["mmsa"], sweep(Echo(), split, replace(both, seed=5))["mmsa"])
+    limits = sweep_limit(built.dataset, "test", both, ["mae"])
+    assert limits is not None and limits["mmsa"]["mae"].shape == (3, 3) and noise.calls == 6 * blocks
 
 
 def test_limit_falls_with_the_rate_and_with_fewer_modalities(built: Built) -> None:
