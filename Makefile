@@ -27,14 +27,13 @@ lint: $(VENV)/.dev
 
 # `make bench` measures every group, `make bench GROUP="step sweep"` these alone; each leaves build/bench/GROUP.json
 # behind, and `make bench-table` makes one recorded result and the table of docs/speed.md of what is there.
-# BENCH_ROUNDS=1 only tries them; BENCH_TIMER=process_time counts the process alone where the machine is shared.
+# BENCH_ROUNDS=1 only tries them; BENCH_TIMER=cpu counts processor time, where the machine is shared.
 GROUP ?= machine attention step sweep seeds startup fusion peers
-export BENCH_TIMER ?= perf_counter
 bench: $(VENV)/.dev
 	mkdir -p build/bench; failed=; for group in $(GROUP); do \
 	  $(BIN)/python -m pytest benchmarks/bench_$$group.py -p no:xdist -rs -o timeout=900 \
 	    -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only \
-	    --benchmark-timer=time.$(BENCH_TIMER) --benchmark-columns=median,iqr,rounds --benchmark-sort=name \
+	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name \
 	    --benchmark-json=build/bench/$$group.json || failed="$$failed $$group"; \
 	done; test -z "$$failed" || { echo "failed:$$failed; again: make bench GROUP='$${failed# }'"; exit 1; }
 

@@ -1,4 +1,4 @@
-"""Every installed fusion, forward and backward, with its own defaults on what NORM-TR's extractors give at MOSI sizes."""
+"""Every installed fusion, forward and backward, with its defaults, on what NORM-TR's extractors give at MOSI sizes."""
 
 from __future__ import annotations
 

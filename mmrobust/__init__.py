@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mmrobust.bench import bench
     from mmrobust.build import build
     from mmrobust.pipeline import analyze, run
     from mmrobust.recipe import load as load_recipe
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "analyze": "mmrobust.pipeline:analyze",
+    "bench": "mmrobust.bench:bench",
     "build": "mmrobust.build:build",
     "catalogue": "mmrobust.registry:catalogue",
     "evaluate": "mmrobust.robustness:evaluate",
@@ -44,6 +46,7 @@ _PUBLIC = {
 __all__ = [
     "__version__",
     "analyze",
+    "bench",
     "build",
     "catalogue",
     "evaluate",

@@ -23,6 +23,7 @@ _FAMILIES = {
     "evaluate": ("evaluate", "report", "predict"),
     "analyze": ("analyze",),
     "study": ("study",),
+    "bench": ("bench",),
     "recipes": ("recipes",),
     "plugins": ("plugins",),
     "data": ("data",),
