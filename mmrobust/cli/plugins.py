@@ -135,7 +135,8 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         "options": [
             {
                 "name": o.name,
-                "type": o.type,
+                # An alias says nothing to whoever writes a recipe.
+                "type": str(o.form) if o.type.isidentifier() and o.form.kind in ("literal", "union") else o.type,
                 "required": o.required,
                 "default": None if o.default is UNKNOWN else o.default,
                 "default_text": default(o),

@@ -13,6 +13,7 @@ import pytest
 import mmrobust
 from mmrobust import recipe, registry
 from mmrobust.build import build
+from mmrobust.cli.plugins import describe
 
 PAGE = (Path(__file__).parents[2] / "docs" / "noise.md").read_text("utf-8")
 SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -45,6 +46,11 @@ def test_the_table_has_every_noise_with_its_defaults() -> None:
         default = registry.options_of(noises[name])[option].default
         if default is not None:
             assert str(default).lower().removesuffix(".0") == value, (name, option)
+
+
+def test_what_an_option_takes_is_told_in_words() -> None:
+    types = {option["name"]: option["type"] for option in describe("noise", "gaussian")["options"]}
+    assert types["pattern"] == "'steps' or 'window' or 'whole'" and types["modalities"] == "list[str] | None"
 
 
 def test_the_first_list_of_noises(files: Path) -> None:
