@@ -458,7 +458,8 @@ class Noise(ABC):
     marked is exactly as it was. (A marked one may come out unchanged, as a shuffled step that lands in its old place.)
 
     Attributes:
-        constant: Marked steps become exactly zero, so that every erased step is the same token.
+        constant: Marked steps become exactly zero, so that every erased step is the same token, and which they are
+            depends on masks, places, rates and the generator, never on the features, so that it is drawn without them.
         fixed: Nothing depends on the generator but rates drawn from a pair: another draw at the same rate is the same
             noise, so an evaluation makes one.
         snr: For additive noise, the signal-to-noise ratio in decibels of each modality, as lowest and highest; the

@@ -110,6 +110,8 @@ def _obstacle(model: Model, features: Streams) -> str | None:
         name = f"the {slot} ({type(part).__name__})"
         if not part.positionwise:
             return f"{name} does not promise to look at each step alone"
+        if not part.samplewise:
+            return f"{name} looks across samples"
         if not set(part.shapes) <= set(model.modalities):
             return f"{name} makes streams that are no modalities"
         if model.training and _drops(part):

@@ -180,10 +180,10 @@ def check_noise_marks(subject: Subject) -> None:
 
 
 def check_noise_flags(subject: Subject) -> None:
-    """If `constant` is promised, erased steps are exactly zero.
+    """If `constant` is promised, erased steps are exactly zero, and which they are has nothing to do with the features.
 
     The house then computes what the model makes of an erased step once instead of thousands of times, by `erased`
-    alone; a step that is flagged and kept makes those scores wrong.
+    alone, which it draws without any features; a step that is flagged and kept makes those scores wrong.
     """
     noise, batch = _ready(subject)
     if not noise.constant:
@@ -195,6 +195,15 @@ def check_noise_flags(subject: Subject) -> None:
                 raise Failed(
                     "erased steps are zero; else do not declare constant = True", f"'{m}' has some that are not"
                 )
+        empty = {m: replace(s, x=s.x.new_zeros(*s.mask.shape, 1)) for m, s in batch.features.items()}
+        expected = "the same steps are erased whatever the features hold; else do not declare constant = True"
+        try:
+            blind = _run(noise, replace(batch, features=empty), rate)
+        except Exception as error:
+            raise Failed(expected, told(error)) from error
+        for m in batch.features:
+            if not torch.equal(blind.erased[m], noisy.erased[m]):
+                raise Failed(expected, f"other steps of '{m}' are, where the features are one zero each")
 
 
 def check_noise_scope(subject: Subject) -> None:

@@ -386,12 +386,18 @@ def check_positionwise(subject: Subject) -> None:
     """If `positionwise` is promised, each output step depends on the same input step alone, wherever it stands.
 
     The house then runs the component once on the clean steps and once on the erased one, and picks by mask; every
-    score of a sweep would be wrong if steps saw each other, their position, or another modality.
+    score of a sweep would be wrong if steps saw each other, their position, or another modality, or if the component
+    wrote notes, which cannot be picked.
     """
     module, inputs = subject.ready()
     if not module.positionwise:
         raise NotApplicable("it does not declare positionwise = True")
     (group, streams), *_ = inputs.items()
+    notes: dict[str, Any] = {}
+    with torch.no_grad(), quiet_random(3):
+        module({key: s.zeroed() for key, s in streams.items()}, notes)
+    if notes:
+        raise Failed("no notes; else do not declare positionwise = True", f"it writes {', '.join(notes)}")
     whole = {key: replace(s, mask=torch.ones_like(s.mask)) for key, s in streams.items()}
     before = _forward(subject, module, {group: whole})
     generator = torch.Generator().manual_seed(4)
@@ -419,6 +425,125 @@ def check_positionwise(subject: Subject) -> None:
                     "a step of one modality changes nothing but itself; else do not declare positionwise = True",
                     f"changing the last step of '{key}' changes '{other}' elsewhere by {gap}",
                 )
+
+
+def check_erased_token(subject: Subject) -> None:
+    """If `positionwise` is promised, picking erased steps gives what noisy input gives, values and gradients.
+
+    That is what training does with it: the component sees clean steps and one erased sample, in training mode, and
+    each view picks its steps from both.
+    """
+    module, inputs = subject.ready()
+    if not module.positionwise:
+        raise NotApplicable("it does not declare positionwise = True")
+    training(subject, module, inputs)
+    (group, streams), *_ = inputs.items()
+    random = torch.Generator().manual_seed(5)
+    gone = {key: s.mask & (torch.rand(s.mask.shape, generator=random) < 0.4) for key, s in streams.items()}
+
+    class Picked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = module
+
+        def forward(self, streams: Any, notes: dict[str, Any]) -> Any:
+            one = lambda s: Stream(
+                torch.cat([s.x, torch.zeros_like(s.x[:1])]), torch.cat([s.mask, torch.ones_like(s.mask[:1])])
+            )
+            made = self.part({key: one(s) for key, s in streams.items()}, notes)
+            if not set(made) <= set(gone):
+                raise NotApplicable("its streams are not those that came in")
+            pick = lambda s, gone: Stream(torch.where(gone.unsqueeze(-1), s.x[-1:], s.x[:-1]), s.mask[:-1])
+            return {key: pick(s, gone[key]) for key, s in made.items()}
+
+    class Noisy(Picked):
+        def forward(self, streams: Any, notes: dict[str, Any]) -> Any:
+            return self.part({key: s.without(gone[key]) for key, s in streams.items()}, notes)
+
+    clean = {group: {key: replace(s, times=None) for key, s in streams.items()}}
+    expected = "picked steps are what noisy input gives; else do not declare positionwise = True"
+    picked, noisy = run(subject, Picked(), clean), run(subject, Noisy(), clean)
+    gap = difference(noisy.out, picked.out)
+    for name, gradient in noisy.gradients.items():
+        other = picked.gradients.get(name, torch.zeros(0))
+        gap = gap or ((found := far(gradient, other)) and f"the gradient of {name} differs by {found}")
+    if gap:
+        raise Failed(expected, gap)
+
+
+def check_prepared(subject: Subject) -> None:
+    """If a fusion is split, `attend` after `prepare` is `forward`, and `prepare` looks at each step alone.
+
+    The house then prepares clean and erased steps once and picks by mask, as `prepared` says; every score of a sweep
+    would be wrong if steps met before `attend`.
+    """
+    module, inputs = subject.ready()
+    if not module.prepared:
+        raise NotApplicable("it does not declare what it prepares")
+    whole = {
+        side: {key: replace(s, mask=torch.ones_like(s.mask)) for key, s in inputs[side].items()}
+        for side in ("generic", "specific")
+    }
+    with torch.no_grad():
+        before = module.prepare(whole["generic"], whole["specific"])
+        again = {"fused": module.attend(before, {}).zeroed()}
+    if set(before) != set(module.prepared):
+        raise Failed(f"streams {', '.join(module.prepared)}, as declared", ", ".join(before))
+    gap = difference(_forward(subject, module, whole), again)
+    if gap:
+        raise Failed("attend after prepare gives what forward gives", gap)
+    for side, streams in whole.items():
+        for key, stream in streams.items():
+            step = stream.x.shape[1] // 2
+            x = stream.x.clone()
+            x[:, step] += 1
+            with torch.no_grad():
+                given = {**whole, side: {**streams, key: replace(stream, x=x)}}
+                after = module.prepare(given["generic"], given["specific"])
+            for name, made in before.items():
+                start, may = 0, torch.zeros(made.x.shape[1], dtype=torch.bool)
+                for part in module.prepared[name]:
+                    count = (whole["generic"].get(part) or whole["specific"][part]).x.shape[1]
+                    may[start : start + count] = (torch.arange(count) == step) & (part == key)
+                    start += count
+                if start != made.x.shape[1]:
+                    raise Failed(f"'{name}' has the {start} steps that are declared", f"{made.x.shape[1]}")
+                gap = far(made.x[:, ~may], after[name].x[:, ~may])
+                if gap:
+                    raise Failed(
+                        f"changing a step of {side} '{key}' changes its own place in '{name}' alone",
+                        f"other places change by {gap}",
+                    )
+
+
+def check_mean_alone(subject: Subject) -> None:
+    """A head that declares `pools` sees the mean alone; a fusion that is told so gives the mean of what it gave.
+
+    The fusion then need not make every step. A head that also looks at something else would be handed too little.
+    """
+    module, inputs = subject.ready()
+    expected = "the same mean with and without context.pooled"
+    if subject.kind == "head":
+        if not module.pools:
+            raise NotApplicable("it does not declare pools = True")
+        expected = "the same output for a stream and for its mean; else do not declare pools = True"
+        stream = inputs["stream"]["stream"]
+        first = _forward(subject, module, inputs)
+        second = _forward(subject, module, {"stream": {"stream": Stream.pooled(stream.mean())}})
+    else:
+        pooled = subject.build(changes={"pooled": True}).eval()
+        try:
+            pooled.load_state_dict(module.state_dict())
+            second = {key: Stream.pooled(s.mean()) for key, s in _forward(subject, pooled, inputs).items()}
+        except Exception as error:
+            raise Failed(expected, told(error)) from error
+        first = {key: Stream.pooled(s.mean()) for key, s in _forward(subject, module, inputs).items()}
+        declared, steps = pooled.shape, next(iter(_forward(subject, pooled, inputs).values())).x.shape[1]
+        if steps > declared.length:
+            raise Failed(f"at most {declared.length} steps with context.pooled, as declared", f"{steps}")
+    gap = difference(first, second)
+    if gap:
+        raise Failed(expected, gap)
 
 
 def check_vmappable(subject: Subject) -> None:

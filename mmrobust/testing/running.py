@@ -37,7 +37,7 @@ _MODALITIES: list[Check] = [
     parts.check_unequal_lengths,
     parts.check_unequal_widths,
 ]
-_STEPS: list[Check] = [*_PART, *_MODALITIES, parts.check_positionwise, parts.check_export]
+_STEPS: list[Check] = [*_PART, *_MODALITIES, parts.check_positionwise, parts.check_erased_token, parts.check_export]
 _SIDES: list[Check] = [parts.check_one_side, parts.check_other_keys, parts.check_pooled]
 
 _CHECKS: dict[str, list[Check]] = {
@@ -75,8 +75,8 @@ _CHECKS: dict[str, list[Check]] = {
     "encoder": _STEPS,
     "generic_extractor": [*_STEPS, parts.check_pooled],
     "specific_extractor": [*_STEPS, parts.check_pooled],
-    "fusion": [*_PART, *_MODALITIES, *_SIDES, parts.check_export],
-    "head": [*_PART, parts.check_pooled, parts.check_tasks, parts.check_export],
+    "fusion": [*_PART, *_MODALITIES, *_SIDES, parts.check_prepared, parts.check_mean_alone, parts.check_export],
+    "head": [*_PART, parts.check_mean_alone, parts.check_pooled, parts.check_tasks, parts.check_export],
     "discriminator": [*_PART, parts.check_pooled],
     "objective": [
         *_TRAINED,

@@ -180,21 +180,21 @@ class Subject:
         high = getattr(self.cls, "maximum", None)
         return getattr(self.cls, "minimum", 1), 8 if high is None else high
 
-    def _build(self, around: Surroundings, seed: int = 0) -> Any:
+    def _build(self, around: Surroundings, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
         with quiet_random(seed):
             if self.kind == "dataset":
                 return self.cls(**self.options)
-            return self.cls(self.context(around), **self.options)
+            return self.cls(replace(self.context(around), **(changes or {})), **self.options)
 
-    def build(self, around: Surroundings | None = None, seed: int = 0) -> Any:
-        """A fresh component, with weights from `seed`.
+    def build(self, around: Surroundings | None = None, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
+        """A fresh component, with weights from `seed`, and fields of the context that differ for it.
 
         Raises:
             OptionError: It refuses these surroundings.
             Blocked: It refuses all surroundings, or cannot be built.
         """
         around = self.base if around is None else around
-        return self._build(around, seed)
+        return self._build(around, seed, changes)
 
     @cached_property
     def dataset(self) -> Any:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmrobust.components.fusion import CrossAttention
 from mmrobust.contracts import (
     Batch,
     Context,
@@ -33,7 +34,7 @@ from mmrobust.contracts import (
     Task,
     draw_rate,
 )
-from mmrobust.nn.attention import resolve
+from mmrobust.nn.attention import asked
 from mmrobust.nn.gradient_reversal import reverse_gradient
 from mmrobust.registry.spec import KINDS
 from mmrobust.testing import Result, Subject, checks_for, meaning, run_check, run_checks
@@ -237,7 +238,7 @@ class NoVmapRule(Good):
 @wrong("fusion", "check_attention")
 class AnotherManualAttention(Good):
     def change(self, x: Tensor) -> Tensor:
-        return x * 1.01 if resolve() == "manual" else x
+        return x * 1.01 if asked()[0] == "manual" else x
 
 
 @wrong("fusion", "check_autocast")
@@ -340,6 +341,29 @@ class NeedsTwoSteps(Good):
         return super().means(generic, specific)
 
 
+@wrong("fusion", "check_prepared")
+class MeetsEarly(CrossAttention):
+    def prepare(self, generic: Streams, specific: Streams) -> Streams:
+        made = super().prepare(generic, specific)
+        return {**made, "x": made["x"].map(lambda x: x + made["x"].mean().unsqueeze(1))}
+
+
+@wrong("fusion", "check_prepared")
+class ForgetsTheSource(CrossAttention):
+    def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        return super().forward(generic, specific, notes).map(lambda x: 2 * x)
+
+
+@wrong("fusion", "check_mean_alone")
+class AnotherMean(Good):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.pooled = context.pooled
+
+    def change(self, x: Tensor) -> Tensor:
+        return 2 * x if self.pooled else x
+
+
 # Encoders and heads
 
 
@@ -370,6 +394,50 @@ class SeesTheOthers(Encoder):
         out = {m: s.map(self.layers[m]) for m, s in streams.items()}
         total = torch.stack([out[m].mean() for m in self.layers]).sum(0)
         return {m: s.map(lambda x: x + total.unsqueeze(1)) for m, s in out.items()}
+
+
+@wrong("encoder", "check_positionwise")
+class WritesNotes(Encoder):
+    positionwise = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.shapes = {m: Shape(context.width, s.length) for m, s in context.features.items()}
+        self.layers = nn.ModuleDict({m: nn.Linear(s.width, context.width) for m, s in context.features.items()})
+
+    def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
+        notes["count"] = len(streams)
+        return {m: s.map(self.layers[m]) for m, s in streams.items()}
+
+
+@wrong("encoder", "check_erased_token")
+class MeanGradient(Encoder):
+    """Its weight's gradient is divided by the number of samples."""
+
+    positionwise = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.shapes = dict(context.features)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
+        share = self.scale / len(next(iter(streams.values())).x)
+        scale = share + (self.scale - share).detach()
+        return {m: s.map(lambda x: x * scale) for m, s in streams.items()}
+
+
+@wrong("head", "check_mean_alone")
+class MeanAndPower(Head):
+    pools = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        assert context.input is not None and context.outputs is not None
+        self.linear = nn.Linear(2 * context.input.width, context.outputs)
+
+    def forward(self, stream: Stream) -> Tensor:
+        return self.linear(torch.cat([stream.mean(), stream.map(torch.square).mean()], -1))
 
 
 @wrong("head", "check_tasks")
