@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,14 @@ from mmrobust import recipe
 from mmrobust.build import build
 from mmrobust.errors import CellsFailedError, MmrobustError, UsageError
 from mmrobust.report.study import report_study
-from mmrobust.study import Study, open_study, render, run_study
+from mmrobust.study import Study, is_study, open_study, render, run_study
 
 TINY = [
     "data.train=24", "data.valid=12", "data.test=20", "data.length=6", "data.text=6", "data.audio=4", "data.vision=4",
     "model.width=16", "model.fusion.depth=1", "model.fusion.heads=2", "train.epochs=1", "evaluate.rates=[0, 1]",
     "evaluate.draws=1", "evaluate.metrics=[mae, corr]",
 ]  # fmt: skip
-STUDIES = ("ablation", "depth", "modalities", "query_key_value")
+STUDIES = ("ablation", "depth", "length", "modalities", "query_key_value", "sensitivity")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,10 @@ def _made(folder: Path) -> Study:
     (folder / "two.yaml").write_text(
         "recipe: 1\nname: two\nextends: normtr\nvariants:\n  first: {}\n  second: ['model.modalities=[text]']\n"
         "  third: ['~learning.views.type_2', evaluate.draws=2]\n"
+        "paper:\n  - {table: 5, dataset: MOSI, rows: {first: NORM-TR, second: MISA*}}\n"
+        "  - {table: 1, dataset: MOSI, rows: {first: NORM-TR}}\n"
+        "  - {table: 2, dataset: MOSEI, rows: {first: NORM-TR}}\n"
+        "evaluate: {noise: [frame_drop, window_erase]}\n"
     )
     small = [*TINY, "learning.views.type_1.objectives=[task]", "learning.views.type_2.objectives=[task]"]
     return mmrobust.study(folder / "two.yaml", small, runs=folder / "runs", seeds=1, jobs=3, quiet=True)
@@ -54,7 +59,7 @@ def test_a_single_seed_says_that_it_cannot_tell(study: Study) -> None:
 
 
 def test_what_met_another_noise_is_not_compared(study: Study) -> None:
-    clean, noisy = study.told["tables"]
+    clean, noisy, _ = study.told["tables"]
     assert clean["notes"] == [] and noisy["rows"]["third"]["mae"]["difference"] is None
     assert "third is not compared: it met another noise" in noisy["notes"][0]
     assert noisy["notes"][0] in study.report.read_text()
@@ -75,6 +80,66 @@ def test_significant_differences_alone_are_bold(study: Study, tmp_path: Path) ->
     (tmp_path / "study.json").write_text(json.dumps(told))
     page = report_study(tmp_path).read_text()
     assert page.count("<b>") == page.count("<b>−0.250&nbsp;better</b>") == 2  # at a glance, and in its table
+
+
+def test_the_paper_s_figures_stand_beside_ours_and_apart_from_them(study: Study) -> None:
+    clean, first, second = (table["rows"] for table in study.told["tables"])
+    assert clean["first"]["mae"]["paper"] == {"value": 0.698, "dataset": "MOSI", "table": "1", "row": "NORM-TR"}
+    assert first["second"]["corr"]["paper"] == {"value": 0.412, "dataset": "MOSI", "table": "5", "row": "MISA*"}
+    assert clean["second"]["mae"]["paper"] is None and second["first"]["mae"]["paper"] is None
+    head, row = next(lines for lines in zip(str(study).splitlines(), str(study).splitlines()[1:], strict=False)
+                     if lines[0].startswith("clean"))  # fmt: skip
+    assert head.split("  ")[0] == "clean" and head.count("(paper, MOSI)") == 2 and "(0.698)" in row
+    lines = (study.path / "tables" / "auilc-frame_drop.csv").read_text().splitlines()
+    assert lines[0].endswith("paper,paper_dataset,paper_table,paper_row") and any(
+        ",0.412,MOSI,5,MISA*" in x for x in lines
+    )
+    assert "paper, MOSI" in study.report.read_text()
+
+
+def test_ranks_over_noises_are_those_of_the_areas(study: Study) -> None:
+    found = study.told["ranks"]["mae"]
+    assert found["over"] == ["frame_drop", "window_erase"] and sum(found["mean"].values()) == pytest.approx(6)
+    first, second = (table["rows"] for table in study.told["tables"][1:])
+    better = [
+        sum(rows[other]["mae"]["mean"] < rows["first"]["mae"]["mean"] for other in rows) for rows in (first, second)
+    ]
+    assert found["mean"]["first"] == pytest.approx(1 + sum(better) / 2)
+    assert 0 < found["p"] <= 1 and found["critical_difference"] == pytest.approx(2.343 * (12 / 12) ** 0.5, abs=0.002)
+
+
+def test_a_study_is_rendered_anew_from_what_it_predicted(study: Study, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study.path, tmp_path / "two" / "x"))
+    told = json.loads((copy / "study.json").read_text())
+    (copy / "study.json").write_text(json.dumps({**told, "tables": [], "ranks": {}}))
+    for gone in (copy / "report.html", copy / "variants/first/report.html", copy / "tables/clean.csv"):
+        gone.unlink()
+    shutil.rmtree(copy / "variants/first/checkpoints")  # nothing is trained or evaluated again
+    assert is_study("two", tmp_path) and is_study(copy) and not is_study(copy / "variants/first")
+    made = render("two", tmp_path, quiet=True)
+    again = json.loads((copy / "study.json").read_text())
+    assert again["tables"] == told["tables"] and again["ranks"] == told["ranks"]
+    assert made.report.is_file() and (copy / "variants/first/report.html").is_file()
+    assert (copy / "tables/clean.csv").read_bytes() == (study.path / "tables/clean.csv").read_bytes()
+
+
+def test_what_is_trained_of_a_variant_that_died_is_kept(study: Study, tmp_path: Path) -> None:
+    """Seed 1 is finished, seed 2 cannot even begin: the variant is evaluated with seed 1, and 2 is named."""
+    copy = Path(shutil.copytree(study.path, tmp_path / "two" / "x"))
+    run = Study(copy, {}).run("third")
+    text = run.resolved.read_text()
+    assert "seeds: [1]" in text
+    run.resolved.write_text(text.replace("seeds: [1]", "seeds: [1, 2]"))
+    for gone in (run.evaluation, run.report):
+        gone.unlink()
+    shutil.rmtree(run.predictions)
+    run.seed(2).parent.mkdir(exist_ok=True)
+    run.seed(2).write_text("in the way of the checkpoints of seed 2")
+    made = run_study(resume=copy, jobs=1, quiet=True)
+    assert list(made.failed) == ["third, seed 2"] and made.told["variants"]["third"]["state"] == "finished"
+    assert made.told["tables"][0]["rows"]["third"]["mae"]["n"] == 1
+    with pytest.raises(CellsFailedError, match=r"(?s)1 of 3 variants failed.*third, seed 2:"):
+        made.check()
 
 
 def test_a_missing_seed_is_a_failed_cell(study: Study) -> None:
@@ -110,11 +175,13 @@ def test_a_loaded_recipe_takes_no_overrides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_shipped_variant_builds_and_differs_from_the_first(name: str) -> None:
-    loaded = recipe.load(f"studies/{name}", [*TINY[:9], "model.fusion.depth=2"])
+    loaded = recipe.load(
+        f"studies/{name}", [*TINY[:9], "model.fusion.depth=2", *(["data.length=40"] if name == "length" else [])]
+    )
     assert len(loaded.train.seeds) >= 5 and loaded.variants
     told, dataset = set(), None
     for variant in loaded.variants:
         built = build(loaded.variant(variant), dataset=dataset)
         dataset = built.dataset
-        told.add(json.dumps([built.recipe.resolved["model"], built.recipe.resolved["learning"]], sort_keys=True))
+        told.add(json.dumps([built.recipe.resolved[key] for key in ("data", "model", "learning")], sort_keys=True))
     assert len(told) == len(loaded.variants)

@@ -55,7 +55,7 @@ def conclude(made: Study, quiet: bool, anew: bool = False) -> None:
         variants[name].update(
             state="finished",
             missing=[seed for seed in wanted if seed not in told["seeds"]],
-            parameters=_parameters(run, told),
+            parameters=_parameters(run, told) or variants[name]["parameters"],
         )
         if anew or not run.report.is_file():
             report(run)
