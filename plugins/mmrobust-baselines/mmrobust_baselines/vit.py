@@ -5,11 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
+from mmrobust.nn.attention import attention
 from torch import Tensor, nn
 
 from mmrobust_baselines.layers import common_width, divide, joined
+
+
+class _Attention(nn.Module):
+    """timm's attention layer with its projections as they are, and the recipe's attention backend between them.
+
+    Args:
+        layer: timm's `Attention`.
+        backend: Attention backend.
+    """
+
+    def __init__(self, layer: Any, backend: str) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.proj_drop = layer.qkv, layer.proj, layer.proj_drop
+        self.heads, self.backend = layer.num_heads, backend
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+        """`x` `b s d` attending to itself; `attn_mask` `b s` tells the real steps."""
+        query, key, value = rearrange(self.qkv(x), "b s (qkv h d) -> qkv b h s d", qkv=3, h=self.heads)
+        out = attention(query, key, value, attn_mask, self.backend)
+        return self.proj_drop(self.proj(rearrange(out, "b h s d -> b s (h d)")))
 
 
 class ViT(Fusion):
@@ -20,7 +42,8 @@ class ViT(Fusion):
     other, but for padding; the class token after the last block is what comes out, `b 1 d`. The NORM-TR paper says no
     more than "ViT"; that it reads the same features as NORM-TR's fusion is the natural reading.
 
-    timm is needed: `pip install "mmrobust-baselines[timm]"`. Attention is timm's own (SDPA), not the recipe's backend.
+    timm is needed: `pip install "mmrobust-baselines[timm]"`. Between timm's projections runs the recipe's attention
+    backend; with `attention: timm` that is timm's own layer, and `TIMM_FUSED_ATTN` switches its fused path.
 
     Args:
         context: What the house provides.
@@ -32,8 +55,6 @@ class ViT(Fusion):
     Raises:
         OptionError: timm is missing, streams have different widths, or `heads` does not divide theirs.
     """
-
-    vmappable = False
 
     def __init__(
         self, context: Context, *, depth: int = 2, heads: int = 8, ratio: float = 4.0, dropout: float = 0.0
@@ -60,6 +81,8 @@ class ViT(Fusion):
         self.blocks = nn.ModuleList(
             Block(width, heads, mlp_ratio=ratio, qkv_bias=True, proj_drop=dropout) for _ in range(depth)
         )
+        for block in self.blocks:
+            block.attn = _Attention(block.attn, context.attention)
         self.norm = nn.LayerNorm(width)
         self.shape = Shape(width, 1)
 
@@ -74,7 +97,7 @@ class ViT(Fusion):
             [self.token.expand(first.x.shape[0], -1, -1), *(self._token(key, streams[key]) for key in self.keys)], 1
         )
         # The class token is always there, so that no row is without a key.
-        mask = torch.cat([whole, *(streams[key].mask for key in self.keys)], 1)[:, None, None, :]
+        mask = torch.cat([whole, *(streams[key].mask for key in self.keys)], 1)
         for block in self.blocks:
             x = block(x, attn_mask=mask)
         return Stream.pooled(self.norm(x[:, 0]))

@@ -9,8 +9,10 @@ import pytest
 import torch
 from mmrobust.contracts import Shape, Stream
 from mmrobust.errors import OptionError
+from mmrobust.nn.attention import use_attention
 from small import context, streams
 
+from mmrobust_baselines.layers import joined
 from mmrobust_baselines.vit import ViT
 
 SHAPES = {"a": Shape(8, 3), "b": Shape(8, 4)}
@@ -42,3 +44,25 @@ def test_padding_is_not_seen_and_every_stream_is() -> None:
     for m in SHAPES:
         moved = {**specific, m: specific[m].map(lambda x: x + 1)}
         assert not torch.allclose(fusion(generic, moved, {}).x, out)
+
+
+@pytest.mark.parametrize("backend", ["auto", "manual", "timm"])
+def test_it_gives_what_timm_s_blocks_give(backend: str) -> None:
+    try:
+        fusion = ViT(context(SHAPES, generic=SHAPES), depth=2, heads=2).eval()
+    except OptionError as error:
+        pytest.skip(str(error))
+    from timm.models.vision_transformer import Block
+
+    reference = [Block(8, 2, qkv_bias=True).eval() for _ in range(2)]
+    for theirs, ours in zip(reference, fusion.blocks, strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    specific, generic = streams(SHAPES), streams(SHAPES, seed=1)
+    with use_attention(backend):
+        out = fusion(generic, specific, {}).x[:, 0]
+    ordered = joined(generic, specific)
+    x = torch.cat([fusion.token.expand(4, -1, -1), *(fusion._token(key, s) for key, s in ordered.items())], 1)
+    mask = torch.cat([torch.ones(4, 1, dtype=torch.bool), *(s.mask for s in ordered.values())], 1)[:, None, None]
+    for block in reference:
+        x = block(x, attn_mask=mask)
+    torch.testing.assert_close(out, fusion.norm(x[:, 0]), atol=1e-5, rtol=1e-5)
