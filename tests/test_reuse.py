@@ -258,6 +258,12 @@ class Common(GenericExtractor):
         return {f"{m}_common": s for m, s in streams.items()}
 
 
+class AcrossSamples(Identity):
+    """As one with batch statistics."""
+
+    samplewise = False
+
+
 class Noting(Linear):
     """An encoder with side values."""
 
@@ -270,6 +276,7 @@ class Noting(Linear):
     ("parts", "noise", "timed", "reason"),
     [
         ({"generic": Neighbours}, None, False, "the generic extractor (Neighbours) does not promise to look at each"),
+        ({"generic": AcrossSamples}, None, False, "the generic extractor (AcrossSamples) looks across samples"),
         ({"generic": Common, "fusion": Concat}, None, False, "(Common) makes streams that are no modalities"),
         ({"encoder": Noting}, None, False, "encoder or extractors write notes (lengths), which cannot be shared"),
         ({"dropout": 0.5}, None, False, "the generic extractor (SharedMLP) has dropout, which each view draws"),
