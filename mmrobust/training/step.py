@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,9 @@ class Trained(nn.Module):
 class Learner:
     """What moves the weights of one seed.
 
+    Class attributes:
+        uncompiled: Why torch.compile is not asked; None where it is.
+
     Args:
         trained: The model and its objectives, on the device.
         settings: Section `train` of the recipe.
@@ -69,6 +72,8 @@ class Learner:
         scaler: Scales the loss where the precision is fp16.
         lr: The learning rate that was set last.
     """
+
+    uncompiled: ClassVar[str | None] = None
 
     def __init__(
         self, trained: Trained, settings: TrainSettings, device: torch.device, tell: Callable[[str], None]
@@ -115,7 +120,10 @@ class Learner:
     def _faster(self) -> Callable[[Views, Progress], Tensor]:
         """A step, made as fast as the recipe asks and the place allows."""
         if self.settings.compile:
-            self._compiled = torch.compile(self.forward)
+            if self.uncompiled:
+                self.tell(f"train.compile: {self.uncompiled}, so steps are not compiled")
+            else:
+                self._compiled = torch.compile(self.forward)
         if self.settings.graphs:
             if reason := self.graphless():
                 self.tell(f"train.graphs: {reason}, so steps are not captured")
