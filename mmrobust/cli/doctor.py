@@ -81,12 +81,14 @@ def examine() -> dict[str, Any]:
     }
     machine.update(_torch(libraries, warnings, errors))
     libraries["timm"] = _timm(warnings)
+    attention = _attention(warnings, errors) if "torch threads" in machine else {}
     for name, version in libraries.items():
         if version == "not installed" and name not in ("timm",):
             errors.append(f"{name} is not installed; 'pip install mmrobust' brings it")
     plugins = _plugins(warnings, errors)
-    groups = {"installation": here, "libraries": libraries, "machine": machine, "plugins": plugins}
-    return {"facts": groups, "warnings": warnings, "errors": errors}
+    groups = {"installation": here, "libraries": libraries, "machine": machine, "attention": attention}
+    groups["plugins"] = plugins
+    return {"facts": {title: group for title, group in groups.items() if group}, "warnings": warnings, "errors": errors}
 
 
 def _usable_cores() -> int:
@@ -118,9 +120,6 @@ def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) ->
             machine["gpu"] = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)
         elif torch.backends.mps.is_available():
             machine["gpu"] = "mps"
-        from mmrobust.nn import attention
-
-        machine["attention"] = f"auto means {attention.resolve()}"
         return machine
     except BaseException as error:  # a broken installation can fail in any way, and doctor answers all the same
         if isinstance(error, KeyboardInterrupt):
@@ -130,6 +129,38 @@ def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) ->
         errors.append(f"torch cannot be imported, and nothing can be built or trained without it: {failure(error)}")
         libraries["torch"] += " (cannot be imported)"
         return {}
+
+
+def _attention(warnings: list[str], errors: list[str]) -> dict[str, str]:
+    """What `auto` takes, and each attention backend: what it is, or why it cannot be used."""
+    from mmrobust.errors import UsageError
+    from mmrobust.nn.attention import BACKENDS, asked, automatic, expected, passed_over
+
+    fp32, bf16 = (
+        expected("auto", precision)._replace(queries=150, keys=150, width=32) for precision in ("fp32", "bf16")
+    )
+    lengths = ", ".join(f"{automatic(fp32._replace(queries=n, keys=n))} ({n} steps)" for n in (16, 150, 3000))
+    facts = {
+        "auto": f"{lengths} in training, {automatic(fp32._replace(backward=False))} in evaluation, on {fp32.device}"
+    }
+    reasons = passed_over(fp32)
+    for name, backend in BACKENDS.items():
+        facts[name] = backend.summary + (f"; auto passes it over: {reasons[name]}" if name in reasons else "")
+        if problem := backend.why_not(fp32):
+            part = {
+                backend.why_not(fp32._replace(backward=False)): "not for training",
+                backend.why_not(bf16): "not in fp32",
+            }
+            facts[name] = f"{part.get(None, 'not here')}: {problem}"
+    try:
+        name, by = asked()
+        if name != "auto":
+            facts["asked for"] = f"{name}, by {by}"
+            if problem := BACKENDS[name].why_not(fp32):
+                warnings.append(f"attention backend '{name}', which {by} asks for: {problem}")
+    except UsageError as error:
+        errors.append(f"MMROBUST_ATTENTION: {error}")
+    return facts
 
 
 def _timm(warnings: list[str]) -> str:

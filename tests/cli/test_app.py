@@ -271,5 +271,31 @@ def test_doctor_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == (1 if facts["errors"] else 0)
     assert facts["errors"] == []
     assert facts["facts"]["installation"]["mmrobust"].startswith("0.1.0")
-    assert facts["facts"]["machine"]["attention"].startswith("auto means")
+    attention = facts["facts"]["attention"]
+    assert attention["auto"].startswith(("manual (16 steps), sdpa (150 steps)", "sdpa (16 steps)"))
+    assert attention["sdpa"].startswith("torch's scaled_dot_product_attention")
+    if attention["auto"].endswith("on cpu"):
+        assert attention["cudnn"] == "not here: it is a kernel of NVIDIA GPUs, and this runs on 'cpu'"
+        assert attention["flex"].startswith("not for training: FlexAttention has no")
+        assert attention["flash"].endswith("auto passes it over: is what sdpa takes on a CPU")
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        (
+            "cudnn",
+            0,
+            "warning: attention backend 'cudnn', which MMROBUST_ATTENTION asks for: it is a kernel of NVIDIA GPUs",
+        ),
+        ("sdqa", 1, "error: MMROBUST_ATTENTION: there is no attention backend 'sdqa'; did you mean 'sdpa'?"),
+    ],
+)
+def test_doctor_names_an_attention_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, code: int, told: str
+) -> None:
+    monkeypatch.setenv("MMROBUST_ATTENTION", name)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found, out, _ = run(capsys, "doctor")
+    assert found == code and told in out

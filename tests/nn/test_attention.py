@@ -208,7 +208,7 @@ def timm_switch() -> Iterator[None]:
 
 
 def test_timm_s_switch_is_obeyed_and_changes_nothing_else(timm_switch: None) -> None:
-    from timm.layers import set_fused_attn
+    from timm.layers import set_fused_attn  # pyright: ignore
 
     query, key, value = inputs(6, 6, 8)
     outs = {}
@@ -280,7 +280,7 @@ CUDA = Case("cuda", torch.bfloat16, 50, 50, 32)
         ("efficient", CUDA._replace(dtype=torch.float64), "it has no kernel for float64"),
         ("cudnn", CUDA._replace(width=5), "a multiple of 8; here it is 5"),
         ("timm", Case("cpu", queries=3, keys=5), "self-attention, and here 3 queries meet 5 keys"),
-        ("flex", Case("cpu"), "no backward pass on a CPU, so that it serves evaluation alone"),
+        ("flex", Case("cpu"), "no backward pass on a CPU; it serves evaluation alone"),
         ("flex", Case("cpu", torch.float64, backward=False), "no kernel for float64"),
         ("flex", CUDA._replace(width=8), "at least 16 wide on a GPU; here they are 8"),
         ("flex", Case("mps"), "used on CPUs and NVIDIA GPUs, and this runs on 'mps'"),
@@ -338,6 +338,7 @@ def test_auto_can_always_run_and_says_why_not_another() -> None:
 def test_auto_writes_short_training_out_and_leaves_the_rest_to_torch() -> None:
     assert resolve("auto", Case("cpu", queries=24, keys=24)) == "manual"
     assert resolve("auto", Case("cpu", queries=24, keys=24, backward=False)) == "sdpa"
+    assert resolve("auto", Case("cpu", queries=1, keys=24)) == "sdpa"
     assert resolve("auto", Case("cpu", queries=150, keys=150)) == "sdpa"
     assert resolve("auto", Case("cuda", torch.bfloat16, 24, 24)) == "sdpa"
 

@@ -73,8 +73,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     if query.device.type != "cpu" or (query.dtype not in _HALVES and not torch.is_autocast_enabled("cpu")):
         return _attention(query, key, value, mask, backend)
     with torch.autocast("cpu", enabled=False):
-        wide = (x.float() if x.dtype in _HALVES else x for x in (query, key, value))
-        return _attention(*wide, mask, backend).to(query.dtype)
+        query_, key_, value_ = (x.float() if x.dtype in _HALVES else x for x in (query, key, value))
+        return _attention(query_, key_, value_, mask, backend).to(query.dtype)
 
 
 _HALVES = (torch.float16, torch.bfloat16)

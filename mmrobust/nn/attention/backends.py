@@ -214,7 +214,7 @@ def _refused(kernel: str, case: Case) -> str | None:
 
 def timm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """The attention layer of timm between our projections: fused or not as `TIMM_FUSED_ATTN` says."""
-    from timm.layers import use_fused_attn
+    from timm.layers import use_fused_attn  # pyright: ignore
 
     layer = _timm_layer(query.shape[1], query.shape[3], use_fused_attn())
     joined = rearrange(torch.stack((query, key, value)), "three b h s d -> b s (three h d)")
@@ -229,7 +229,7 @@ def timm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tens
 @functools.cache
 def _timm_layer(heads: int, width: int, fused: bool) -> nn.Module:
     """The layer without projections of its own; it reads its switch when it is made, hence `fused` in the key."""
-    from timm.layers import Attention
+    from timm.layers import Attention  # pyright: ignore
 
     with torch.device("meta"):
         layer: Any = Attention(heads * width, heads)
@@ -248,7 +248,7 @@ def _timm_why_not(case: Case) -> str | None:
 @functools.cache
 def _timm_missing() -> str | None:
     try:
-        from timm.layers import Attention  # noqa: F401
+        from timm.layers import Attention  # noqa: F401  # pyright: ignore
     except (ImportError, RuntimeError, OSError) as error:  # timm imports torchvision, which fails in many ways
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         return f"timm cannot be imported ({cause}); pip install 'mmrobust[timm]'"
@@ -314,7 +314,7 @@ def _flex_why_not(case: Case) -> str | None:
         return f"FlexAttention has no kernel for {_name(case.dtype)}"
     if case.device == "cpu":
         if case.backward:
-            return "FlexAttention has no backward pass on a CPU, so that it serves evaluation alone"
+            return "FlexAttention has no backward pass on a CPU; it serves evaluation alone"
         if "CXX" not in os.environ and not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
             return "FlexAttention is compiled on first use, and there is no C++ compiler (g++)"
         return None

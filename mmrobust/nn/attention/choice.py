@@ -15,8 +15,8 @@ from mmrobust.nn.attention.backends import BACKENDS, Case
 # Innermost last. A plain list, because torch.compile of torch 2.11 cannot trace a context variable.
 _overrides: list[str] = []
 
-#: With so many keys the written-out form trains faster on a CPU than a fused kernel, whose backward pass computes the
-#: scores again: 1.1 to 1.5 times (docs/speed.md).
+#: With so many queries and keys the written-out form trains faster on a CPU than a fused kernel, whose backward pass
+#: computes the scores again: up to 1.5 times (docs/speed.md).
 SHORT = range(9, 33)
 
 
@@ -98,7 +98,7 @@ def automatic(case: Case) -> str:
     On a CPU as measured (docs/speed.md): the written-out form for training on short sequences, else torch's choice,
     which there is its FlashAttention kernel. On a GPU torch's choice (not yet measured).
     """
-    if case.device == "cpu" and case.backward and case.keys in SHORT:
+    if case.device == "cpu" and case.backward and case.queries in SHORT and case.keys in SHORT:
         return "manual"
     return "sdpa"
 
@@ -121,9 +121,9 @@ def _slower(name: str, case: Case) -> str:
             return "calls what sdpa calls"
         return "sdpa takes it where torch expects it to be faster (not yet measured here)"
     if automatic(case) == "manual":
-        return f"measured slower for training with {SHORT[0]} to {SHORT[-1]} keys"
+        return f"measured slower for training on {SHORT[0]} to {SHORT[-1]} steps"
     return {
-        "manual": f"measured faster only for training with {SHORT[0]} to {SHORT[-1]} keys",
+        "manual": f"measured faster only for training on {SHORT[0]} to {SHORT[-1]} steps",
         "flash": "is what sdpa takes on a CPU",
         "timm": "calls what sdpa calls, after copying query, key and value into one tensor",
         "flex": "compiles for each shape (tens of seconds) and is no faster on a CPU",

@@ -16,7 +16,7 @@ from mmrobust.nn.attention.backends import BACKENDS, manual
 
 def inside_transform() -> bool:
     """Whether `torch.func` (`vmap`, `grad`, ...) is at work."""
-    return torch._C._functorch.maybe_current_level() is not None
+    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def together(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, name: str) -> Tensor:
@@ -40,21 +40,21 @@ class _Together(torch.autograd.Function):
         ctx.save_for_backward(*tensors, mask)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        *tensors, mask = ctx.saved_tensors
-        _, pull = torch.func.vjp(lambda *qkv: manual(*qkv, mask), *tensors)
-        return *pull(gradient), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        query, key, value, mask = ctx.saved_tensors
+        pull = torch.func.vjp(lambda q, k, v: manual(q, k, v, mask), query, key, value)[1]
+        return *pull(*gradients), None, None
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         *tensors, name = inputs
         count = info.batch_size
-        folded = [
+        folded: list[Any] = [
             None if x is None else (x.expand(count, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-            for x, dim in zip(tensors, dims, strict=False)
+            for x, dim in zip(tensors, in_dims, strict=False)
         ]
         # Another transform around this one is treated in the same way.
-        out = (together if inside_transform() else _run)(*folded, name)
+        out = (together if inside_transform() else _run)(*folded, name)  # pyright: ignore[reportCallIssue]
         return out.unflatten(0, (count, -1)), 0
 
 
