@@ -79,11 +79,14 @@ def pick(x: Tensor, steps: Tensor) -> Tensor:
     return x.gather(1, steps.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
+def end(mask: Tensor) -> Tensor:
+    """The number of each sample's last real step, `b`, from `b t`; 0 where it has none."""
+    return torch.where(mask, torch.arange(mask.shape[1], device=mask.device), 0).amax(1)
+
+
 def last(stream: Stream) -> Tensor:
     """The last real step, `b d`; zero where a sample has none."""
-    place = torch.arange(stream.x.shape[1], device=stream.x.device)
-    end = torch.where(stream.mask, place, 0).amax(1)
-    x = pick(stream.x, end.unsqueeze(1)).squeeze(1)
+    x = pick(stream.x, end(stream.mask).unsqueeze(1)).squeeze(1)
     return x.masked_fill(~stream.mask.any(1, keepdim=True), 0)
 
 
@@ -227,11 +230,20 @@ class Transformer(nn.Module):
     def _placed(self, x: Tensor) -> Tensor:
         return self.dropout(self.scale * x + self.positions[: x.shape[1]])
 
-    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor:
-        """`x` `b s d` reading `source` `b t d` (None for itself); `mask` `b t` tells the real steps of what is read."""
+    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+        """`x` reading something else, or itself.
+
+        Args:
+            x: `b s d`.
+            source: What is read, `b t d`; None for `x` itself.
+            mask: The real steps of what is read, `b t`.
+            wanted: The steps `b k` that come out; the last block then works on these alone. None for all.
+        """
         x = self._placed(x)
         source = None if source is None else self._placed(source)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            if wanted is not None and i == len(self.blocks) - 1:
+                x, source = pick(x, wanted), x if source is None else source
             x = block(x, source, mask)
         return self.norm(x)
 

@@ -14,8 +14,8 @@ from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
 from torch import nn
 
-from mmrobust_baselines.heads import Pool, pooled
-from mmrobust_baselines.layers import Transformer, common_width, divide
+from mmrobust_baselines.heads import Pool
+from mmrobust_baselines.layers import Transformer, common_width, divide, end
 
 Side = Literal["generic", "specific"]
 
@@ -105,6 +105,10 @@ class CrossmodalPairs(Fusion):
         found = []
         for a, bs in self.sources.items():
             heard = torch.cat([self.pairs[a][b](asks[a].x, answers[b].x, answers[b].mask) for b in bs], -1)  # type: ignore[index,operator]
-            x = self.selves[a](heard, None, asks[a].mask)
-            found.append(pooled(Stream(x, asks[a].mask), self.pool))
+            mask = asks[a].mask
+            if self.pool == "last":
+                x = self.selves[a](heard, None, mask, end(mask).unsqueeze(1)).squeeze(1)
+                found.append(x.masked_fill(~mask.any(1, keepdim=True), 0))
+            else:
+                found.append(Stream(self.selves[a](heard, None, mask), mask).mean())
         return Stream.pooled(torch.cat(found, -1))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from mmrobust.contracts import Shape
 from mmrobust.errors import OptionError
 from small import context, streams
 
-from mmrobust_baselines.layers import Transformer, sinusoids
+from mmrobust_baselines.layers import Transformer, last, sinusoids
 from mmrobust_baselines.mult import CrossmodalPairs
 
 SHAPES = {"a": Shape(8, 5), "b": Shape(8, 3), "c": Shape(8, 6)}
@@ -18,6 +20,28 @@ def test_a_crossmodal_transformer_that_hears_itself_is_self_attention() -> None:
     stream = streams(SHAPES)["a"]
     one = Transformer(8, 6, 1, 2)  # in the first block the source is what the query is
     torch.testing.assert_close(one(stream.x, stream.x, stream.mask), one(stream.x, None, stream.mask))
+
+
+def test_only_the_wanted_steps_come_out() -> None:
+    stream = streams(SHAPES)["c"]
+    wanted = torch.tensor([[5, 0], [2, 2], [0, 1], [3, 4]])
+    network = Transformer(8, 6, 2, 2)
+    everything = network(stream.x, None, stream.mask)
+    torch.testing.assert_close(
+        network(stream.x, None, stream.mask, wanted),
+        torch.stack([everything[i, steps] for i, steps in enumerate(wanted)]),
+    )
+
+
+def test_the_last_real_steps_come_out_and_zero_where_there_are_none() -> None:
+    fusion = CrossmodalPairs(context(SHAPES), depth=1, self_depth=2, heads=2)
+    given = streams(SHAPES)
+    given["b"] = replace(given["b"], mask=given["b"].mask & torch.tensor([[False], [True], [True], [True]])).zeroed()
+    found = fusion({}, given, {}).x.view(4, 3, 16)
+    assert not found[0, 1].any() and found[1:, 1].any(-1).all()
+    heard = torch.cat([fusion.pairs["a"][b](given["a"].x, given[b].x, given[b].mask) for b in "bc"], -1)  # type: ignore[index,operator]
+    whole = fusion.selves["a"](heard, None, given["a"].mask)
+    torch.testing.assert_close(found[:, 0], last(replace(given["a"], x=whole)))
 
 
 def test_each_modality_hears_every_other_and_the_widths_add_up() -> None:

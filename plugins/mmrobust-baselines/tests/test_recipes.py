@@ -8,8 +8,9 @@ import pytest
 import torch
 from mmrobust import recipe as recipes
 from mmrobust.build import Built, build
-from mmrobust.contracts import Batch, Progress, Stream
+from mmrobust.contracts import Batch, Dataset, Progress, Shape, Split, Stream, Task
 from mmrobust.randomness import generator
+from small import streams
 from torch import nn
 
 PEERS = sorted(name for name in recipes.shipped() if name.startswith("peers/"))
@@ -134,3 +135,65 @@ def test_a_peer_takes_two_modalities(name: str) -> None:
     built = made(name, "model.modalities=[text, vision]")
     out = built.model(first(built).features)
     assert out.prediction.shape == (6, 1)
+
+
+STUDIES = sorted(name for name in recipes.shipped() if name.startswith("studies/peers"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_of_the_peers_is_whole(name: str) -> None:
+    study = recipes.load(name)
+    assert study.variants[0] == "normtr" and len(study.train.seeds) >= 3
+    assert {f"peers/{variant}" for variant in study.variants if variant != "normtr"} == set(PEERS) - (
+        {"peers/self_mm"} if "iemocap" in name else set()
+    )
+    variants = [study.variant(variant) for variant in study.variants]
+    assert len({(v.train.epochs, v.train.patience, v.train.seeds) for v in variants}) == 1
+    assert len({str(v.evaluate) for v in variants}) == len({str(v.data) for v in variants}) == 1
+
+
+class MadeUpData(Dataset):
+    """Filled by `made_up`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def made_up(task: Task, shapes: dict[str, Shape], aligned: bool) -> MadeUpData:
+    dataset = MadeUpData()
+    dataset.modalities, dataset.aligned, dataset.task = shapes, aligned, task
+    dataset.splits = {}
+    random = torch.Generator().manual_seed(0)
+    for split, count in {"train": 12, "valid": 4, "test": 4}.items():
+        x = streams(shapes, count)
+        size = (count, 4) if task.kind == "multilabel" else (count,)
+        label = torch.randint(0, 2 if task.kind == "multilabel" else 3, size, generator=random)
+        dataset.splits[split] = Split(x, label, tuple(map(str, range(count))))
+    return dataset
+
+
+LIKE = {
+    "iemocap": (
+        Task("multilabel", 8, "iemocap"),
+        {"text": Shape(6, 8), "audio": Shape(5, 8), "vision": Shape(4, 8)},
+        True,
+    ),
+    "rml": (Task("classification", 3, "classification"), {"audio": Shape(6, 9), "face": Shape(5, 1)}, False),
+}
+
+
+@pytest.mark.parametrize("study", LIKE)
+@pytest.mark.parametrize("name", [name.removeprefix("peers/") for name in PEERS])
+def test_a_variant_learns_from_data_of_the_paper_s_other_shapes(study: str, name: str) -> None:
+    """Four decisions at once; two modalities without text that are not aligned, one of a single step."""
+    loaded = recipes.load(f"studies/peers_{study}")
+    if name not in loaded.variants:
+        return
+    if name.endswith("vit"):
+        pytest.importorskip("timm", exc_type=Exception)
+    dataset = made_up(*LIKE[study])
+    built = build(loaded.variant(name), dataset=dataset)
+    total, _, views = built.learning.losses(built.model, first(built), generator(1), PROGRESS)
+    total.backward()
+    assert total.isfinite()
+    assert all(out.prediction.shape == (6, dataset.task.outputs) for out in views.values())
