@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from mmrobust.build import Built
 from mmrobust.contracts import Batch, Progress, Shape, Streams
@@ -235,15 +236,45 @@ def _tokens(built: Built, batch: Batch) -> str:
 
 def _flops(built: Built, features: Streams) -> dict[str, int]:
     """Operations of each part in one forward pass; counted with the written-out attention, where none is hidden."""
-    parts = built.model.parts
+    counts = dict.fromkeys(built.model.parts, 0)
     was = built.model.training
     built.model.eval()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), use_attention("manual"), counter:
+    with torch.no_grad(), use_attention("manual"), _Counter(built.model.parts, counts):
         built.model(features)
     built.model.train(was)
-    counts = counter.get_flop_counts()
-    return {name: sum(counts.get(f"Model.{name}", {}).values()) for name in parts}
+    return counts
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the operations of each part, by torch's own formulas.
+
+    Torch's `FlopCounterMode` would do, were it not that its first use imports the compiler, which takes as long as
+    importing torch.
+    """
+
+    def __init__(self, parts: Mapping[str, nn.Module], counts: dict[str, int]) -> None:
+        super().__init__()
+        self.counts, self.inside = counts, list[str]()
+        self.hooks = []
+        for name, part in parts.items():
+            self.hooks.append(part.register_forward_pre_hook(lambda *_, name=name: self.inside.append(name)))
+            self.hooks.append(part.register_forward_hook(lambda *_: self.inside.pop() and None))
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # the compiler is not asked to keep out, so it need not be imported
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None and self.inside:
+            self.counts[self.inside[-1]] += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+    def __exit__(self, *told: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        super().__exit__(*told)
 
 
 def _shapes(shapes: Mapping[str, Shape]) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,12 @@ def run(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
 def test_it_shows_the_tree_and_writes_weights_and_recipe(tmp_path: Path) -> None:
     done = run(tmp_path, "tiny.yaml", "--out", "made/here")
     assert done.returncode == 0, done.stderr
-    for text in ("encoder             linear", "24x8", "attention: sdpa (auto)", "forward and backward finite"):
+    for text in (
+        "encoder             linear",
+        "cross_attention   1x8",
+        "attention: manual (auto)",
+        "forward and backward finite",
+    ):
         assert text in done.stdout
     weights = safetensors.torch.load_file(tmp_path / "made" / "here" / "model.safetensors")
     assert weights["encoder.layers.text.weight"].shape == (16, 64)
@@ -43,6 +49,63 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert told["parameters"] == sum(row["parameters"] for row in told["model"])
     assert told["step"]["losses"]["total"] > 0 and told["step"]["without_gradient"] == []
+
+
+def test_it_says_which_attention_runs_and_why_not_another(tmp_path: Path) -> None:
+    done = run(tmp_path, "tiny.yaml", "train.device=cpu")
+    lines = done.stdout.splitlines()
+    at = lines.index("attention: manual (auto) for 24 queries x 24 keys, heads 4 wide, float32, cpu")
+    assert "   not efficient, cudnn: it is a kernel of NVIDIA GPUs, and this runs on 'cpu'" in lines[at : at + 5]
+    assert any("measured slower for training on 9 to 32 steps" in line for line in lines[at : at + 5])
+    done = run(tmp_path, "tiny.yaml", "train.device=cpu", "model.attention=flash", "--json")
+    assert json.loads(done.stdout)["attention"] == [
+        "flash (the recipe) for 24 queries x 24 keys, heads 4 wide, float32, cpu"
+    ]
+
+
+def test_an_attention_that_this_machine_does_not_have_is_told_where_it_was_asked_for(tmp_path: Path) -> None:
+    model = "model: {width: 16, attention: cudnn}\ntrain: {device: cpu}\n"
+    (tmp_path / "own.yaml").write_text("recipe: 1\nname: own\nextends: tiny.yaml\n" + model)
+    done = run(tmp_path, "own.yaml")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "own.yaml:4:31: error: attention backend 'cudnn', which the recipe asks for, cannot be used: it is a kernel of "
+        "NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa, flash or timm\n"
+    ).replace(", flash or timm", ", flash or timm" if find_spec("timm") else " or flash")
+
+
+def test_an_attention_that_cannot_run_these_shapes_is_told_there_too(tmp_path: Path) -> None:
+    """timm's layer is self-attention, and that one query meets many keys is known in the first step alone."""
+    pytest.importorskip("timm.layers", exc_type=Exception)
+    (tmp_path / "mine.py").write_text(FIRST_STEP_ASKS)
+    (tmp_path / "own.yaml").write_text(
+        "recipe: 1\nname: own\nextends: tiny.yaml\nplugins: [./mine.py]\n"
+        "model: {attention: timm, fusion: first_step_asks}\ntrain: {device: cpu}\n"
+    )
+    done = run(tmp_path, "own.yaml")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stderr.startswith("own.yaml:5:20: error: attention backend 'timm', which the recipe asks for, cannot")
+    assert "timm's layer is self-attention, and here 1 queries meet 8 keys; use auto, manual, sdpa" in done.stderr
+
+
+FIRST_STEP_ASKS = """
+import mmrobust
+from mmrobust.contracts import Fusion, Shape, Stream
+from mmrobust.nn.layers import MultiheadAttention
+
+
+@mmrobust.register("fusion", "first_step_asks")
+class FirstStepAsks(Fusion):
+    def __init__(self, context):
+        super().__init__(context)
+        width = context.specific["text"].width
+        self.attention = MultiheadAttention(width, width, 2, context.attention)
+        self.shape = Shape(width, 1)
+
+    def forward(self, generic, specific, notes):
+        text = specific["text"]
+        return Stream.pooled(self.attention(text.x[:, :1], text.x, text.mask)[:, 0])
+"""
 
 
 @pytest.mark.parametrize(
@@ -60,3 +123,13 @@ def test_bad_input_gets_one_clear_error(tmp_path: Path, line: list[str], code: i
     done = run(tmp_path, *line)
     assert done.returncode == code
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_build_imports_neither_the_compiler_nor_timm() -> None:
+    code = (
+        "import sys; from mmrobust.cli.app import main\n"
+        "assert main(['build', 'normtr', 'data.train=20', 'data.test=4', 'data.valid=4', 'model.width=16']) == 0\n"
+        "print([m for m in ('torch._dynamo', 'torch._inductor', 'sympy', 'timm') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"

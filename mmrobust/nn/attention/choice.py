@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -105,8 +106,10 @@ def automatic(case: Case) -> str:
 
 def passed_over(case: Case) -> dict[str, str]:
     """Why `auto` does not take each of the others."""
+    # Whether timm can be imported takes seconds to find out and is not the reason; doctor tells it.
+    sure = lambda name: name == "timm" and "timm" not in sys.modules
     return {
-        name: backend.why_not(case) or _slower(name, case)
+        name: (None if sure(name) else backend.why_not(case)) or _slower(name, case)
         for name, backend in BACKENDS.items()
         if name != automatic(case)
     }
