@@ -16,7 +16,7 @@ class EarlyLSTM(Fusion):
     """Early fusion: an LSTM over the concatenation of all features at each step; gives its last state, `b 1 h`.
 
     The baseline of, e.g., Williams et al. (2018), "Recognizing emotions in video using multimodal DNN feature fusion",
-    equation x_t = [x_t^1; ...; x_t^M]. It has no one paper; that of MMSA (Mao et al., 2022) normalises the
+    x_t = [x_t^1; ...; x_t^M]. It has no one paper; that of MMSA (Mao et al., 2022) normalises the
     concatenation (over the batch there, by layer here), stacks LSTMs, and reads the last state. Needs aligned
     modalities; how others are made to fit is `unaligned` (MMSA learns a linear map between step numbers, which cannot
     see padding).

@@ -17,8 +17,8 @@ class LSTM(Encoder):
     """An LSTM (or GRU) for each modality; gives its last state as one step, or all states.
 
     Maps `{m: b t_m n_m}` to `{m: b 1 n}`, or to `{m: b t_m n}`. The text network of TFN and LMF (128 units and one
-    linear layer, TFN section 4.1), the sequence networks of LF-LSTM, MISA (stacked, bidirectional, the final states
-    of all layers side by side, section 3.4.1: `stacked: true`) and Self-MM (section 3.2).
+    linear layer, in TFN), the sequence networks of LF-LSTM, MISA (stacked, bidirectional, the final states
+    of all layers side by side: `stacked: true`) and Self-MM.
 
     Args:
         context: What the house provides.
@@ -86,7 +86,7 @@ class LSTM(Encoder):
 
 
 class PooledMLP(Encoder):
-    """The mean of the real steps through a perceptron: the audio and vision networks of TFN (section 4.1) and LMF.
+    """The mean of the real steps through a perceptron: the audio and vision networks of TFN and LMF.
 
     Maps `{m: b t_m n_m}` to `{m: b 1 n}`. TFN has three hidden layers of 32 ReLU units. Public code normalises the
     mean over the batch first, which no paper states and which would tie samples together; here it is layer-normalised
@@ -128,7 +128,7 @@ class PooledMLP(Encoder):
 
 
 class Conv1d(Encoder):
-    """One convolution over time for each modality, to the common width (MulT, section 3.1, equation 1).
+    """One convolution over time for each modality, to the common width (MulT).
 
     Maps `{m: b t_m n_m}` to `{m: b t_m n}`. Steps keep their number: beyond the ends there are zeros, which the
     papers leave open.

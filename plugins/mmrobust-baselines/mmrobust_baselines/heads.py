@@ -31,7 +31,7 @@ class MLP(Head):
         hidden: Width of the hidden layers; None for the input's.
         depth: Number of hidden layers.
         dropout: Share dropped before each hidden layer in training.
-        bounded: Whether a regression is squeezed into the labels' range by a sigmoid, as in TFN (section 4.3); other
+        bounded: Whether a regression is squeezed into the labels' range by a sigmoid, as in TFN; other
             tasks, and regressions without a known range, are left alone.
         pool: `mean` of the real steps, or the `last` one.
     """
@@ -67,7 +67,7 @@ class MLP(Head):
 class ResidualMLP(Head):
     """A two-layer perceptron added to its input, then one linear layer: the head of MulT's public release.
 
-    Maps `b s d` to `b c`. The paper says "passed through fully-connected layers" (section 3.2).
+    Maps `b s d` to `b c`. The paper says "passed through fully-connected layers".
 
     Args:
         context: What the house provides.

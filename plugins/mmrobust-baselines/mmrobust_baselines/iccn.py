@@ -22,7 +22,7 @@ VIEWS = "cca_views"
 
 
 class OuterCNN(Fusion):
-    """Convolutions over the outer product of the text with each other modality (section 3.2).
+    """Convolutions over the outer product of the text with each other modality.
 
     H_ta = H_t (x) H_a and H_tv = H_t (x) H_v are matrices; a CNN for each turns them into vectors K_ta and K_tv; the
     prediction reads [K_ta; H_t; K_tv], `b 1 D`. The vectors go into the notes, for the objective `cca`. With two
@@ -93,7 +93,7 @@ class OuterCNN(Fusion):
 
 
 def cca_loss(x: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
-    """Minus the sum of all canonical correlations (Andrew et al., 2013, section 3).
+    """Minus the sum of all canonical correlations (Andrew et al., 2013).
 
     The singular values of S_xx^(-1/2) S_xy S_yy^(-1/2), with covariances over the batch and `ridge` on the diagonals.
     They are those of L_x^-1 S_xy L_y^-T too, with Cholesky factors in place of the square roots.
@@ -118,7 +118,7 @@ def cca_loss(x: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
 
 
 class CCA(Objective):
-    """The loss of deep CCA: text-audio and text-video features are to be correlated as much as they can (section 3.3).
+    """The loss of deep CCA: text-audio and text-video features are to be correlated as much as they can.
 
     Minus the sum of the canonical correlations of the batch's K_ta and K_tv; with more modalities the mean over all
     pairs. It is divided by the number of correlations, so that its weight does not depend on widths (`scale: false`

@@ -153,7 +153,7 @@ def stretch(stream: Stream, steps: int) -> Tensor:
 
 
 def sinusoids(steps: int, width: int) -> Tensor:
-    """The positional encoding of Vaswani et al. (2017), section 3.5, `steps width`."""
+    """The positional encoding of Vaswani et al. (2017), `steps width`."""
     place = torch.arange(steps).unsqueeze(1)
     rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     table = torch.zeros(steps, width)
@@ -191,7 +191,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Scaled input, sinusoidal positions, blocks, a last layer norm: the encoder of MulT, section 3.2.
+    """Scaled input, sinusoidal positions, blocks, a last layer norm: the encoder of MulT.
 
     Args:
         width: Size of a step.

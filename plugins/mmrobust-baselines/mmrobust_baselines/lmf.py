@@ -16,10 +16,10 @@ from mmrobust_baselines.layers import joined
 class LowRank(Fusion):
     """Low-rank multimodal fusion: TFN's product contracted with a weight tensor that is never formed.
 
-    The weights W = sum_i (x)_m w_m^(i) of rank r decompose (section 3.2.1, equation 5), and so does the output
-    (equation 6): h = sum_i (o)_m (w_m^(i) . z_m), z_m = [x_m; 1], with (x) the outer and (o) the elementwise product.
+    The weights W = sum_i (x)_m w_m^(i) of rank r decompose, and so does the output: h = sum_i (o)_m (w_m^(i) . z_m),
+    z_m = [x_m; 1], with (x) the outer and (o) the elementwise product.
     The public release weighs the r terms by one more vector, which the factors can absorb; it is left out. The bias b
-    of h = W . Z + b (equation 2) is kept. Streams of more steps are averaged first. Gives `b 1 out`.
+    of h = W . Z + b is kept. Streams of more steps are averaged first. Gives `b 1 out`.
 
     The paper does not say how factors begin: here they are drawn so that h has the variance of a product of the inputs'
     mean squares, whatever the rank and the widths are.
@@ -44,7 +44,7 @@ class LowRank(Fusion):
         self.shape = Shape(self.out, 1)
 
     def contract(self, vectors: dict[str, Tensor]) -> Tensor:
-        """`h` of equation 6 from `b d_m`, `b out`."""
+        """h, `b out`, from the vectors `b d_m`."""
         product: Tensor | None = None
         for key, factor in self.factors.items():
             x = vectors[key]

@@ -3,7 +3,7 @@ cyclic translations between modalities".
 
 A source modality is translated into a target and back; what the translator holds in between is the joint
 representation, and at test time the source alone is needed. With a third modality the joint representation is
-translated on ("hierarchical MCTN", section 3.4).
+translated on ("hierarchical MCTN").
 
 Its parts: `translation_chain` as fusion (the encoders of the translators and the network that reads the joint
 representation), and the objective `translation`, which owns the decoders: they are not needed for a prediction.
@@ -28,7 +28,7 @@ JOINTS = "translation_joints"
 class TranslationChain(Fusion):
     """Encodes the source again and again, once for each target; the last joint representation is read by an LSTM.
 
-    E_{S->T1} = enc(X_S), all states (section 3.2); E_{(S->T1)->T2} = enc(E_{S->T1}) (section 3.4); the prediction reads
+    E_{S->T1} = enc(X_S), all states; E_{(S->T1)->T2} = enc(E_{S->T1}); the prediction reads
     the last one with a recurrent network, whose last state is what comes out, `b 1 hidden`. The joint representations
     go into the notes, for the objective `translation`. Other modalities than the source are never read.
 
@@ -70,7 +70,7 @@ class TranslationChain(Fusion):
 
 
 class Decoder(nn.Module):
-    """A GRU that attends to the joint representation and hears its own last output (section 3.2).
+    """A GRU that attends to the joint representation and hears its own last output.
 
     Args:
         joint: Width of the joint representation.
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
 
 
 class Translation(Objective):
-    """L_t and L_c: what the translators make of the targets, and of the source on the way back (section 3.3).
+    """L_t and L_c: what the translators make of the targets, and of the source on the way back.
 
     Each joint representation is decoded into its target, and the first translation is encoded and decoded back into
     the source (cyclic); the costs are mean square errors over the real steps of the features before any noise. The

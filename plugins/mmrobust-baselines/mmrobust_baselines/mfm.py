@@ -1,8 +1,8 @@
 """MFM: Tsai, Liang, Zadeh, Morency, Salakhutdinov (2019), "Learning factorized multimodal representations".
 
 A multimodal discriminative factor F_y = G_y(Z_y) says what the label is, modality-specific generative factors
-F_am = G_am(Z_am) say what else the data looks like: Y = D(F_y), X_m = F_m(F_am, F_y) (section 2.1). Encoders Q(Z_y | X)
-and Q(Z_am | X_m) are deterministic, and the objective (equation 3) is the sum of the label's loss, the
+F_am = G_am(Z_am) say what else the data looks like: Y = D(F_y), X_m = F_m(F_am, F_y). Encoders Q(Z_y | X)
+and Q(Z_am | X_m) are deterministic, and the objective is the sum of the label's loss, the
 reconstruction's and MMD(Q_Z, P_Z) with P_Z = N(0, I).
 
 Its parts: `mfn` as generic extractor, whose one stream `common` is Z_y; `factor_lstm` as specific extractor (Z_am);
@@ -37,12 +37,12 @@ from mmrobust_baselines.recurrent import Recurrent
 
 class MFN(GenericExtractor):
     """Q(Z_y | X): the memory fusion network of Zadeh et al. (2018), "Memory fusion network for multi-view sequential
-    learning", which the paper takes as its multimodal encoder (section 3.2).
+    learning", which the paper takes as its multimodal encoder.
 
     Maps `{m: b t_m n_m}` to `{common: b 1 out}`. A system of LSTMs reads all modalities step by step; attention over
-    their memories at two steps, a = softmax(D_a([c_{t-1}; c_t])) (MFN, equation 3), picks what interacts, and a
+    their memories at two steps, a = softmax(D_a([c_{t-1}; c_t])) (MFN), picks what interacts, and a
     gated memory keeps it: u_t = g1 u_{t-1} + g2 tanh(D_u(c')), with c' the attended memories and gates
-    g = sigmoid(D_g(c')) (equations 5 to 7). Z_y is a linear layer over all last states and the last u. Steps where
+    g = sigmoid(D_g(c')). Z_y is a linear layer over all last states and the last u. Steps where
     every modality is padded leave all states as they are.
 
     Args:
@@ -116,7 +116,7 @@ class MFN(GenericExtractor):
 
 
 class FactorLSTM(SpecificExtractor):
-    """Q(Z_am | X_m): an LSTM and a linear layer for each modality (section 3.2).
+    """Q(Z_am | X_m): an LSTM and a linear layer for each modality.
 
     Maps `{m: b t_m n_m}` to `{m: b 1 out}`.
 
@@ -141,7 +141,7 @@ class FactorLSTM(SpecificExtractor):
 
 
 class Factor(Fusion):
-    """F_y = G_y(Z_y): a perceptron over the generic features alone (section 2.1).
+    """F_y = G_y(Z_y): a perceptron over the generic features alone.
 
     Gives `b 1 out`. Several generic streams, or streams of more steps, are averaged over steps and put side by side.
 
@@ -241,7 +241,7 @@ def mmd_to_normal(x: Tensor, variance: float) -> Tensor:
 
 
 class MMD(Objective):
-    """MMD(Q_Z, P_Z): latent variables are to look like N(0, I) (equation 3).
+    """MMD(Q_Z, P_Z): latent variables are to look like N(0, I).
 
     The sum over all streams of generic and specific features, pooled, of the squared discrepancy under a Gaussian
     kernel. The paper does not give the kernel; its variance here is the number of dimensions, as Tolstikhin et al.

@@ -3,9 +3,8 @@ sentiment analysis".
 
 Its parts: an encoder that gives one vector u_m for each modality (`lstm` with `stacked: true`; fine-tuned BERT is
 replaced by the mean of pre-computed text features); a shared encoder h_m^c = E_c(u_m) as generic extractor; private
-encoders h_m^p = E_p(u_m) as specific extractor (equation 1); a Transformer layer over the 2M vectors as fusion (section
-3.5.2); and three objectives: similarity (CMD, equations 8 and 9), difference (equation 10) and reconstruction
-(equation 11), added to the task with the weights alpha, beta and gamma (equation 6).
+encoders h_m^p = E_p(u_m) as specific extractor; a Transformer layer over the 2M vectors as fusion; and three
+objectives: similarity (CMD), difference and reconstruction, added to the task with the weights alpha, beta and gamma.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from mmrobust_baselines.layers import ACTIVATIONS, Activation, common_width, div
 
 
 class SharedDense(GenericExtractor):
-    """E_c: one linear layer and a sigmoid, shared by all modalities (equation 1).
+    """E_c: one linear layer and a sigmoid, shared by all modalities.
 
     Maps `{m: b t_m n}` to `{m: b t_m d}`. The sigmoid keeps features in [0, 1], the interval that CMD presumes.
 
@@ -62,7 +61,7 @@ class SharedDense(GenericExtractor):
 
 
 class PrivateDense(SpecificExtractor):
-    """E_p: one linear layer and a sigmoid for each modality (equation 1).
+    """E_p: one linear layer and a sigmoid for each modality.
 
     Maps `{m: b t_m n}` to `{m: b t_m d}`.
 
@@ -89,10 +88,10 @@ class PrivateDense(SpecificExtractor):
 
 
 class SixTokens(Fusion):
-    """A Transformer layer over all shared and private vectors, which are then put side by side (section 3.5.2).
+    """A Transformer layer over all shared and private vectors, which are then put side by side.
 
-    M = [h_l^c, h_v^c, h_a^c, h_l^p, h_v^p, h_a^p] attends to itself (equations 3 and 4) and is concatenated (equation
-    5). Gives `b 1 2M*d`. Streams of more steps are averaged first. There are no positions: each token has its own
+    M = [h_l^c, h_v^c, h_a^c, h_l^p, h_v^p, h_a^p] attends to itself and is concatenated. Gives `b 1 2M*d`. Streams of
+    more steps are averaged first. There are no positions: each token has its own
     place in the concatenation. The paper is silent about normalisation; it is Vaswani's (`norm: post`).
 
     Args:
@@ -137,7 +136,7 @@ class SixTokens(Fusion):
 
 
 def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor:
-    """CMD_K of two batches of vectors in [0, 1] (equation 8; Zellinger et al., 2017).
+    """CMD_K of two batches of vectors in [0, 1] (Zellinger et al., 2017).
 
     |E(x) - E(y)| + sum over k from 2 to K of |C_k(x) - C_k(y)|, where C_k is the k-th central moment of each
     coordinate and |.| the Euclidean norm; the interval's length, 1, divides each term to the power k.
@@ -155,7 +154,7 @@ def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor
 
 
 class CMD(Objective):
-    """L_sim: shared features of all modalities have the same moments (equation 9).
+    """L_sim: shared features of all modalities have the same moments.
 
     The mean of CMD_K over all pairs of modalities, on the batch's pooled generic features. The paper's K is 5.
 
@@ -192,7 +191,7 @@ def _directions(stream: Stream) -> Tensor:
 
 
 class Difference(Objective):
-    """L_diff: shared and private features, and private ones of different modalities, are orthogonal (equation 10).
+    """L_diff: shared and private features, and private ones of different modalities, are orthogonal.
 
     The sum over modalities of |H_c^T H_p|_F^2, and over pairs of modalities of |H_p1^T H_p2|_F^2, where rows of H are
     the batch's vectors with mean zero and length one. The paper sums over the d x d products; the public release
@@ -222,7 +221,7 @@ class Difference(Objective):
 
 
 class Reconstruction(Objective):
-    """L_recon: what was encoded can be made again from shared and private features together (equation 11).
+    """L_recon: what was encoded can be made again from shared and private features together.
 
     u'_m = D(h_m^c + h_m^p), and the loss is the mean over modalities of |u_m - u'_m|^2 / d. The target is the encoded
     vector, not the raw features, and receives a gradient as well, as in the public release. D is one linear layer

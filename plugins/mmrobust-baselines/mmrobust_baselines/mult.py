@@ -1,7 +1,7 @@
 """MulT: Tsai, Bai, Liang, Kolter, Morency, Salakhutdinov (2019), "Multimodal transformer for unaligned multimodal
 language sequences".
 
-Its parts: a temporal convolution as encoder (`conv1d`, equation 1), the pairs of crossmodal Transformers as fusion, and
+Its parts: a temporal convolution as encoder (`conv1d`), the pairs of crossmodal Transformers as fusion, and
 a residual perceptron as head (`residual_mlp`).
 """
 
@@ -23,12 +23,12 @@ Side = Literal["generic", "specific"]
 class CrossmodalPairs(Fusion):
     """For each modality, one crossmodal Transformer over each other modality; then self-attention over the results.
 
-    CM_{b->a}: Q from modality a, K and V from b (equation 2); pre-norm blocks with positions (equations 3 and 4,
-    section 3.2); what a hears of all others is put side by side and goes through a Transformer of its own; the last
+    CM_{b->a}: Q from modality a, K and V from b; pre-norm blocks with positions; what a hears of all others is put side
+    by side and goes through a Transformer of its own; the last
     real steps of all modalities, side by side, are what comes out, `b 1 M(M-1)d`. In NORM-TR's slot (its section
     4.7.4) set `query: generic`: the NRGF of one modality then asks the MFs of the others.
 
-    How it was read: keys and values keep the low-level features of the source in every block (section 3.2), under the
+    How it was read: keys and values keep the low-level features of the source in every block, under the
     block's own normalisation; the self-attention Transformer has `self_depth` blocks (the public release takes at
     least 3, the paper says nothing); the release also forbids a step to see sources behind it in time, which the paper
     does not have and which is left out; padding is masked everywhere.
@@ -104,7 +104,8 @@ class CrossmodalPairs(Fusion):
         asks, answers = sides[self.query_side], sides[self.key_side]
         found = []
         for a, bs in self.sources.items():
-            heard = torch.cat([self.pairs[a][b](asks[a].x, answers[b].x, answers[b].mask) for b in bs], -1)  # type: ignore[index,operator]
+            heard = torch.cat([self.pairs[a][b](asks[a].x, answers[b].x, answers[b].mask) for b in bs], -1)  # type:
+            ignore[index, operator]
             mask = asks[a].mask
             if self.pool == "last":
                 x = self.selves[a](heard, None, mask, end(mask).unsqueeze(1)).squeeze(1)

@@ -60,9 +60,9 @@ class WordShift(Fusion):
     """Words are shifted by the nonverbal behaviour that goes with them, and an LSTM reads the shifted words.
 
     For each word i and nonverbal modality m, an LSTM reads the steps uttered during the word to h_m (nonverbal
-    sub-networks, section 3.1). Gates w_m = sigmoid(W [h_m; e] + b) weigh them, h = sum_m w_m (U_m h_m) + b (gated
-    modality-mixing network, section 3.2), and e' = e + a h with a = min(|e| / |h| beta, 1) (multimodal shifting,
-    section 3.3). The last state of an LSTM over e' comes out, `b 1 hidden`. All words of a batch are read at once.
+    sub-networks). Gates w_m = sigmoid(W [h_m; e] + b) weigh them, h = sum_m w_m (U_m h_m) + b (gated
+    modality-mixing network), and e' = e + a h with a = min(|e| / |h| beta, 1) (multimodal shifting). The last state of
+    an LSTM over e' comes out, `b 1 hidden`. All words of a batch are read at once.
 
     How it was read: w_m is one number for each word and modality. Where data is not timed and not aligned, words are
     spread evenly over the other modalities, a reading that the paper, which has word-level times, does not need. The

@@ -97,7 +97,7 @@ class _LSTM(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         gates, weight, states, cells, squashed = ctx.saved_tensors
         sizes = ctx.sizes
         h = weight.shape[1]
@@ -124,18 +124,20 @@ class _LSTM(torch.autograd.Function):
                 d_next = d_cell * f
                 heard.append(states[before])
             else:
+                before = None
                 d_f.zero_()
             for d, gate in ((d_gates[here, : 2 * h], gates[here, : 2 * h]), (d_o, o)):
                 d.mul_(gate * (1 - gate))
-            if k:
+            if before is not None:
                 d_states[before].addmm_(d_gates[here], weight)
         if not heard:
             return d_gates, torch.zeros_like(weight), None
         return d_gates, d_gates[sizes[0] :].t() @ torch.cat(heard[::-1]), None
 
 
-def _packed(network: nn.RNNBase, x: Tensor, sizes: list[int]) -> Tensor:
+def _packed(network: nn.Module, x: Tensor, sizes: list[int]) -> Tensor:
     """The states of one LSTM over packed steps `n d`, `n h`."""
+    assert isinstance(network, nn.LSTM)
     weight_in, weight, bias_in, bias = network._flat_weights
     return _LSTM.apply(torch.addmm(bias_in + bias, x, weight_in.t()), weight, sizes)  # type: ignore[return-value]
 

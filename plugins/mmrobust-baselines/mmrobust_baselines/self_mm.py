@@ -2,7 +2,7 @@
 learning for multimodal sentiment analysis".
 
 Its parts: one vector for each modality (an LSTM for audio and vision; the mean of pre-computed features stands for
-fine-tuned BERT's first token), their concatenation through one ReLU layer (equation 3), a linear head (equation 4), and
+fine-tuned BERT's first token), their concatenation through one ReLU layer, a linear head, and
 an objective that owns the unimodal heads, makes up their labels and remembers them by sample.
 """
 
@@ -21,7 +21,7 @@ from mmrobust_baselines.layers import Dropout, joined
 
 
 class ConcatMLP(Fusion):
-    """F_m* = ReLU(W [F_t; F_a; F_v] + b): all vectors side by side through one layer (equation 3).
+    """F_m* = ReLU(W [F_t; F_a; F_v] + b): all vectors side by side through one layer.
 
     Gives `b 1 hidden`. Streams of more steps are averaged first.
 
@@ -46,15 +46,15 @@ class ConcatMLP(Fusion):
 
 
 class UnimodalLabels(Objective):
-    """Unimodal subtasks whose labels are made up from the multimodal one, and move as training goes on (section 3.5).
+    """Unimodal subtasks whose labels are made up from the multimodal one, and move as training goes on.
 
-    For each modality s: F_s* = ReLU(W F_s + b), y'_s = W F_s* + b (equations 5 and 6). Labels begin as the
+    For each modality s: F_s* = ReLU(W F_s + b), y'_s = W F_s* + b. Labels begin as the
     multimodal ones. From the second time that a sample is seen, with C^p and C^n the mean remembered representations of
-    positive and negative samples (equations 7 and 8), D^p = |F* - C^p|^2 / sqrt(d) (equation 9) and
-    a = (D^n - D^p) / (D^p + eps) (equation 10), the new label is the mean of the ratio and the difference form
-    (equation 13), y_s = y_m a_s / (2 a_m) + (y_m + a_s - a_m) / 2, and is blended in (equation 14): at the i-th time,
+    positive and negative samples, D^p = |F* - C^p|^2 / sqrt(d) and
+    a = (D^n - D^p) / (D^p + eps), the new label is the mean of the ratio and the difference form, y_s = y_m a_s / (2
+    a_m) + (y_m + a_s - a_m) / 2, and is blended in: at the i-th time,
     y^(i) = (i - 1)/(i + 1) y^(i-1) + 2/(i + 1) y_s. The loss is the mean over the batch of
-    sum_s tanh(|y_s - y_m|) |y'_s - y_s| (equation 15; its first term is the `task` objective with `loss: mae`).
+    sum_s tanh(|y_s - y_m|) |y'_s - y_s| (the task's own term is the `task` objective with `loss: mae`).
 
     How it was read: the order within a step is that of algorithm 1, but that representations and labels are those
     before the optimizer's step; the centres are made anew from the memory at each step, over samples seen so far;
@@ -180,7 +180,7 @@ class UnimodalLabels(Objective):
         return torch.where((count > 0).all(), a, torch.nan).unsqueeze(1)
 
     def _label(self, target: Tensor, own: Tensor, whole: Tensor) -> Tensor:
-        """The new unimodal label (equation 13, or its form for classes)."""
+        """The new unimodal label (or its form for classes)."""
         if self.classes:
             made = (target + own - whole).clamp(min=0)
             return made / made.sum(-1, keepdim=True)

@@ -27,12 +27,12 @@ def outer(vectors: list[Tensor]) -> Tensor:
 
 
 class TensorFusion(Fusion):
-    """Tensor fusion: the outer product of all modalities, each with a one appended (section 4.2, equations 1 and 2).
+    """Tensor fusion: the outer product of all modalities, each with a one appended.
 
     z = [z^l; 1] x [z^v; 1] x [z^a; 1] holds unimodal, bimodal and trimodal products. Gives `b 1 D`, D the product of
-    all `d_m + 1`. Streams of more steps are averaged first. There are no parameters (section 4.2).
+    all `d_m + 1`. Streams of more steps are averaged first. There are no parameters.
 
-    The rest of the model (section 4.1 and 4.3) is other components: an LSTM with 128 units and a linear layer for the
+    The rest of the model is other components: an LSTM with 128 units and a linear layer for the
     spoken words, three ReLU layers of 32 units over the mean step for the others, and two ReLU layers of 128 units
     and a sigmoid scaled to the labels' range as the head. Text features are pre-computed, in place of GloVe through
     a time-dependent network.

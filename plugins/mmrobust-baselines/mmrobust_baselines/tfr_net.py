@@ -1,9 +1,9 @@
 """TFR-Net: Yuan, Li, Xu, Yu (2021), "Transformer-based feature reconstruction network for robust multimodal sentiment
 analysis".
 
-Its parts: `intra_inter` as encoder (a convolution, then Transformers within and between modalities, section 3.3);
-`temporal_attention` as generic extractor, which feeds the reconstruction alone (section 3.4); `gate_encoder` as fusion
-(section 3.5); an MLP head; and the objective `feature_reconstruction` in a view with `frame_drop`.
+Its parts: `intra_inter` as encoder (a convolution, then Transformers within and between modalities);
+`temporal_attention` as generic extractor, which feeds the reconstruction alone; `gate_encoder` as fusion; an MLP head;
+and the objective `feature_reconstruction` in a view with `frame_drop`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mmrobust_baselines.recurrent import Recurrent
 
 
 class IntraInter(Encoder):
-    """Each modality hears itself and every other: convolution, positions, Transformers (section 3.3).
+    """Each modality hears itself and every other: convolution, positions, Transformers.
 
     Maps `{m: b t_m n_m}` to `{m: b t_m M*n}`. H_m = Conv1D(U_m) + PE; H_{m->m} is H_m through a Transformer,
     H_{k->m} through a crossmodal one whose keys and values are H_k; H'_m is all of them side by side.
@@ -109,7 +109,7 @@ class IntraInter(Encoder):
 
 
 class TemporalAttention(GenericExtractor):
-    """Self-attention over the steps of each modality: what erased steps are reconstructed from (section 3.4).
+    """Self-attention over the steps of each modality: what erased steps are reconstructed from.
 
     Maps `{m: b t_m d}` to `{m: b t_m d}`, H*_m = MultiHead(H'_m, H'_m, H'_m).
 
@@ -135,7 +135,7 @@ class TemporalAttention(GenericExtractor):
 
 
 class GateEncoder(Fusion):
-    """The CNN gate encoder for each modality, and what they give side by side (section 3.5).
+    """The CNN gate encoder for each modality, and what they give side by side.
 
     A bidirectional GRU reads H'_m; a convolution over its states makes a gate g = sigmoid(Conv1D(.)) that filters
     them, step by step; what passes is put beside H'_m, goes through a layer with tanh, and the maximum over the real
@@ -195,7 +195,7 @@ class GateEncoder(Fusion):
 
 
 class FeatureReconstruction(Objective):
-    """L_g: what noise erased is to be made again (section 3.4).
+    """L_g: what noise erased is to be made again.
 
     X'_m = W H*_m + b, and the loss is the smooth L1 distance to the features before any noise, on the erased steps
     alone, averaged over those of the batch; zero where nothing is erased. The sum over modalities. The release adds a
