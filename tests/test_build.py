@@ -61,6 +61,11 @@ def test_another_fusion_leaves_the_other_slots_weights_alone(tmp_path: Path) -> 
         (["model.modalities=[text, sound]"], "command line: error: the data has no modality 'sound'; known: audio"),
         (["model.attention=flahs"], "command line: error: there is no attention backend 'flahs'"),
         (
+            ["model.attention=efficient", "train.device=cpu"],
+            "command line: error: attention backend 'efficient', which the recipe asks for, cannot be used: it is a "
+            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa, flash",
+        ),
+        (
             ["model.generic_extractor=none", "model.specific_extractor=none", "model.fusion=concat",
              "~learning.views.type_2", "learning.views.type_1.objectives=[task]"],
             "both extractors are 'none', so the fusion would get nothing; make one of them 'identity'",
@@ -120,7 +125,7 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, built.model.parameters(), strict=True))
     assert all(p.grad is None for p in built.model.parameters())
     text = str(summary)
-    assert "cross_attention" in text and "attention: sdpa (auto)" in text
+    assert "cross_attention" in text and "attention: manual (auto) for 30 queries x 30 keys, heads 4 wide" in text
 
 
 def test_a_part_that_no_gradient_reaches_is_named(tmp_path: Path) -> None:

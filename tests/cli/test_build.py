@@ -69,7 +69,7 @@ def test_an_attention_that_this_machine_does_not_have_is_told_where_it_was_asked
     done = run(tmp_path, "own.yaml")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
-        "own.yaml:4:31: error: attention backend 'cudnn', which the recipe asks for, cannot be used: it is a kernel of "
+        "own.yaml:4:20: error: attention backend 'cudnn', which the recipe asks for, cannot be used: it is a kernel of "
         "NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa, flash or timm\n"
     ).replace(", flash or timm", ", flash or timm" if find_spec("timm") else " or flash")
 
@@ -84,7 +84,7 @@ def test_an_attention_that_cannot_run_these_shapes_is_told_there_too(tmp_path: P
     )
     done = run(tmp_path, "own.yaml")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.startswith("own.yaml:5:20: error: attention backend 'timm', which the recipe asks for, cannot")
+    assert done.stderr.startswith("own.yaml:5:9: error: attention backend 'timm', which the recipe asks for, cannot")
     assert "timm's layer is self-attention, and here 1 queries meet 8 keys; use auto, manual, sdpa" in done.stderr
 
 
