@@ -125,7 +125,14 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, built.model.parameters(), strict=True))
     assert all(p.grad is None for p in built.model.parameters())
     text = str(summary)
+    assert "tokens: made once, of clean steps and of an erased one, for 2 views" in text
     assert "cross_attention" in text and "attention: manual (auto) for 30 queries x 30 keys, heads 4 wide" in text
+
+
+def test_the_summary_says_why_views_share_no_tokens(tmp_path: Path) -> None:
+    built = made(tmp_path, TEXT, "model.generic_extractor={use: shared_mlp, dropout: 0.1}")
+    why = "tokens: made anew for each view: the generic extractor (SharedMLP) has dropout, which each view draws"
+    assert why in str(summarize(built))
 
 
 def test_a_part_that_no_gradient_reaches_is_named(tmp_path: Path) -> None:
