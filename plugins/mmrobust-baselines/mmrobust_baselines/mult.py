@@ -104,8 +104,9 @@ class CrossmodalPairs(Fusion):
         asks, answers = sides[self.query_side], sides[self.key_side]
         found = []
         for a, bs in self.sources.items():
-            heard = torch.cat([self.pairs[a][b](asks[a].x, answers[b].x, answers[b].mask) for b in bs], -1)  # type:
-            ignore[index, operator]
+            pairs = self.pairs[a]
+            assert isinstance(pairs, nn.ModuleDict)
+            heard = torch.cat([pairs[b](asks[a].x, answers[b].x, answers[b].mask) for b in bs], -1)
             mask = asks[a].mask
             if self.pool == "last":
                 x = self.selves[a](heard, None, mask, end(mask).unsqueeze(1)).squeeze(1)
