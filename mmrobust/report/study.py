@@ -109,6 +109,13 @@ def _facts(
 
 def _warnings(told: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]) -> list[str]:
     said = []
+    under_way = [
+        name
+        for name, found in told["variants"].items()
+        if name not in evaluations and found["state"] != "failed" and not found["error"]
+    ]
+    if under_way:
+        said.append(f"Not finished yet, and not in the tables: {_list(under_way)}.")
     for name, found in told["variants"].items():
         if name in evaluations and found["missing"]:
             said.append(f"{name} is without seed {_list(found['missing'])}, not trained to the end.")
@@ -129,9 +136,9 @@ def _warnings(told: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, An
 
 def _failed(told: Mapping[str, Any], evaluations: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        (name, found["error"] or f"{found['state']}, not finished")
+        (name, found["error"] or "it left no word")
         for name, found in told["variants"].items()
-        if name not in evaluations or found["missing"]
+        if found["missing"] or (name not in evaluations and (found["error"] or found["state"] == "failed"))
     ]
 
 

@@ -117,6 +117,18 @@ def test_the_paper_s_figures_stand_apart(study: Path, check_alone: Any, files_of
     assert 'class="paper"' not in report_study(study).read_text()
 
 
+def test_what_is_under_way_is_not_called_failed(study: Path, check_alone: Any) -> None:
+    told = json.loads((study / "study.json").read_text())
+    for name, state, error in (("later", "waiting", None), ("now", "running", None), ("broken", "failed", "no memory")):
+        told["variants"][name] = {"changes": {}, "state": state, "error": error, "missing": [], "parameters": None}
+        (study / "variants" / name).mkdir()
+    (study / "study.json").write_text(json.dumps(told))
+    text = check_alone(report_study(study).read_text()).text
+    assert "Not finished yet, and not in the tables: later, now." in text
+    assert "later failed" not in text and "now failed" not in text
+    assert "broken failed: no memory" in text
+
+
 def test_files_hold_every_number_and_bold_only_what_is_significant(study: Path, read: Any, files_of: Any) -> None:
     told = json.loads((study / "study.json").read_text())
     files = files_of(read(report_study(study).read_text()))
