@@ -6,7 +6,7 @@ A view is a noise and the objectives that are trained on what it leaves: NORM-TR
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +66,7 @@ class Learning(nn.Module):
         """
         return self.compute(model, self.draw(batch, generator), progress)
 
+    @torch.no_grad()
     def draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
         """The views of a clean batch: one batch for each, with its noise in it.
 
@@ -135,11 +136,8 @@ def run_views(model: Model, batches: Mapping[str, Batch], tokens: TwoValued | No
 
     if not model.samplewise or len(batches) == 1:
         return {name: replace(run({name: batch}), batch=batch) for name, batch in batches.items()}
-    out, size = run(batches), len(next(iter(batches.values())))
-    return {
-        name: replace(_slice(out, i * size, size, len(batches) * size), batch=batch)
-        for i, (name, batch) in enumerate(batches.items())
-    }
+    parts = _split(run(batches), len(batches), len(next(iter(batches.values()))))
+    return {name: replace(out, batch=batch) for (name, batch), out in zip(batches.items(), parts, strict=True)}
 
 
 def _stack(features: list[Streams]) -> Streams:
@@ -153,15 +151,13 @@ def _stack(features: list[Streams]) -> Streams:
     return stacked
 
 
-def _slice(out: Outputs, start: int, size: int, total: int) -> Outputs:
-    """One view's share of a pass over several; notes whose first dimension is the batch are shared out as well."""
+def _split(out: Outputs, views: int, size: int) -> list[Outputs]:
+    """Each view's share of a pass over several; notes whose first dimension is the batch are shared out as well."""
+    leaves, form = pytree.tree_flatten((out.encoded, out.generic, out.specific, out.fused, out.prediction, out.notes))
 
-    def take(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and value.shape[0] == total:
-            return value[start : start + size]
-        return value
+    def shares(value: Any) -> Sequence[Any]:
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] == views * size:
+            return value.split(size)
+        return [value] * views
 
-    cut = lambda tree: pytree.tree_map(take, tree)
-    return Outputs(
-        cut(out.encoded), cut(out.generic), cut(out.specific), cut(out.fused), cut(out.prediction), cut(out.notes)
-    )
+    return [Outputs(*form.unflatten(list(share))) for share in zip(*map(shares, leaves), strict=True)]

@@ -122,18 +122,17 @@ class ModalityAdversary(Objective):
 
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
         strength = _strength(self.grl, self.schedule, progress)
-        losses = []
-        for i, m in enumerate(self.modalities):
+        logits = []
+        for m in self.modalities:
             streams = [out.generic[m].map(lambda x: reverse_gradient(x, strength))]
             if m in self.explain:
                 streams[0] = streams[0].map(self.explain[m])
             if self.read_specific:
                 streams.append(out.specific[m].map(lambda x: x if self.train_specific else x.detach()))
-            for stream in streams:
-                logits = self.discriminator(stream)
-                target = torch.full((logits.shape[0],), i, device=logits.device)
-                losses.append(F.cross_entropy(logits, target))
-        return torch.stack(losses).mean()
+            logits.append(torch.cat([self.discriminator(stream) for stream in streams]))
+        modality = torch.arange(len(logits), device=logits[0].device)
+        target = modality.repeat_interleave(len(logits[0]))
+        return F.cross_entropy(torch.cat(logits), target)
 
 
 class NoiseAdversary(Objective):
@@ -180,9 +179,7 @@ class NoiseAdversary(Objective):
             self.discriminator = context.make(Discriminator, discriminator, input=shape, outputs=1)
         else:
             beside = Shape(shape.width * len(self.modalities), shape.length)
-            self.discriminator = context.make(
-                Discriminator, discriminator, input=beside, outputs=len(self.modalities)
-            )
+            self.discriminator = context.make(Discriminator, discriminator, input=beside, outputs=len(self.modalities))
         self.grl = grl
         self.schedule: Schedule = schedule
 

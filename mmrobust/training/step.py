@@ -5,7 +5,6 @@ Nothing in it waits for a GPU, and what it tells stays on the device until someb
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -175,8 +174,11 @@ class Learner:
 
     def clip(self) -> Tensor:
         """Shortens the gradient where it is too long; its norm before, 0-d."""
-        limit = math.inf if self.settings.clip is None else self.settings.clip
-        return nn.utils.clip_grad_norm_(held(self.optimizer), limit)
+        parameters = [p for p in held(self.optimizer) if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.settings.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
+        return norm
 
 
 def held(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

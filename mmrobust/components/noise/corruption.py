@@ -156,17 +156,20 @@ def _windows(mask: Tensor, share: Tensor, bursts: int, generator: torch.Generato
     A fraction of a step is rounded up or down at random, so that the mean is exact. The steps between the windows are
     placed uniformly.
     """
-    count, device = len(mask), generator.device
     real = mask.sum(1)
-    rounding, *places = torch.rand(1 + bursts, count, generator=generator, device=device)
-    size = torch.floor(share * real + rounding).clamp(max=real)
+    rounding, *places = torch.rand(1 + bursts, len(mask), generator=generator, device=generator.device)
+    # At most all of them, also where the share is 1 and the product is rounded up.
+    size = torch.minimum(torch.floor(share * real + rounding), real)
+    rest = real - size
     # How many of the steps that are left come before each window.
-    before = torch.stack([torch.floor(p * (real - size + 1)).clamp(max=real - size) for p in places]).sort(0).values
+    before = [torch.minimum(torch.floor(place * (rest + 1)), rest) for place in places]
+    before = torch.stack(before).sort(0).values if bursts > 1 else before
     # Steps are counted among the real ones, so padding at either end, or between, costs no window.
     step = mask.cumsum(1) - 1
     hit = torch.zeros_like(mask)
     for k in range(bursts):
-        first, last = before[k] + torch.floor(size * k / bursts), before[k] + torch.floor(size * (k + 1) / bursts)
+        first = before[k] + torch.floor(size * k / bursts)
+        last = before[k] + torch.floor(size * (k + 1) / bursts)
         hit |= (step >= first.unsqueeze(1)) & (step < last.unsqueeze(1))
     return mask & hit
 
