@@ -61,7 +61,7 @@ def test_a_study_interrupted_killed_and_resumed(tmp_path: Path, capsys: pytest.C
     process = start("tiny.yaml")
     wait_for(lambda: lines() >= 1, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=400)
     folder = only(tmp_path / "runs")
     assert process.returncode == 130 and "Traceback" not in err
     assert f"mmrobust study --resume {folder.relative_to(tmp_path)}" in err
@@ -71,7 +71,7 @@ def test_a_study_interrupted_killed_and_resumed(tmp_path: Path, capsys: pytest.C
     process = start("--resume", "tiny")
     wait_for(lambda: lines() > before or (folder / "variants/whole/evaluation.json").exists(), process)
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate(timeout=400)
 
     done = subprocess.run(
         [*command, "--resume", str(folder), "--json"], cwd=tmp_path, capture_output=True, text=True, check=False

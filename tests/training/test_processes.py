@@ -184,7 +184,7 @@ def test_ctrl_c_stops_all_and_a_killed_parent_takes_its_children_with_it(tiny, t
     process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(out, 4, process)
     process.send_signal(signal.SIGINT)
-    output, said = process.communicate(timeout=120)
+    output, said = process.communicate(timeout=400)
     assert process.returncode == 130, said
     assert output == "" and "Traceback" not in said
     assert "stopping after this step; press ctrl-C again to stop at once" in said

@@ -161,7 +161,7 @@ def test_ctrl_c_says_how_to_go_on_and_that_works(tiny, tmp_path, command, enviro
     process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_lines(out / "metrics.jsonl", 3, process)
     process.send_signal(signal.SIGINT)
-    output, said = process.communicate(timeout=60)
+    output, said = process.communicate(timeout=300)
     assert process.returncode == 130, said
     assert output == ""
     assert "stopping after this step; press ctrl-C again to stop at once" in said
