@@ -205,23 +205,23 @@ def _bars(found: dict[str, Any]) -> list[list[str]]:
         ("mosi", 1, "fp32", 1.5), ("rml", 1, "fp32", 1.4), ("mosi", 1, "bf16", 2.2), ("rml", 1, "bf16", 1.8),
     ):  # fmt: skip
         row = _pick(step, size=size, threads=threads, precision=precision)
-        value = row and row["naive"]["ratio"]["median"]
+        value = _number(row, "naive", "ratio", "median")
         why = found["bf16"] if precision == "bf16" and found["bf16"] else NOT_YET
         bar(f"step over naive, {size}, {precision}", f"{least}", value, value is not None and value >= least, why)
     for size, least in (("mosi", 0.9), ("rml", 0.7)):
         row = _pick(step, size=size, threads=1, precision="fp32")
-        value = row and row["of_gemm"]
+        value = _number(row, "of_gemm")
         bar(f"share of the GEMM rate, {size}", f"{least:.0%}", value, value is not None and value >= least, form=".0%")
     row = _pick(step, size="mosi", threads=1, precision="fp32")
-    value = row and row["feeding_share"]
+    value = _number(row, "feeding_share")
     bar("feeding and noise in a step, mosi", "at most 1 %", value, value is not None and value <= 0.01, form=".2%")
     for size, least in (("mosi", 2.4), ("rml", 3.2)):
         row = _pick(groups.get("sweep", []), size=size)
-        value = row and row["naive"]["ratio"]["median"]
+        value = _number(row, "naive", "ratio", "median")
         bar(f"sweep over naive, {size}", f"{least}", value, value is not None and value >= least)
     for size in ("mosi", "rml"):
         row = _pick(groups.get("seeds", []), size=size, way="processes")
-        value = row and row["ratio"]
+        value = _number(row, "ratio")
         bar(f"2 seeds as processes, {size}", "1.35", value, value is not None and value >= 1.35)
     verbs = {key: v for row in groups.get("start-up", []) for key, v in row.items() if isinstance(v, dict)}
     for name, most in (("--help", 0.1), ("build", 1.5)):
@@ -236,7 +236,7 @@ def _bars(found: dict[str, Any]) -> list[list[str]]:
     gpu = found["machine"]["gpu"]
     for size, least in (("mosi", "15"), ("rml", "15")):
         row = _pick(groups.get("seeds", []), size=size, way="stacked", device="cuda")
-        value = row and row["ratio"]
+        value = _number(row, "ratio")
         bar(
             f"8 seeds stacked on a GPU, {size}: seed-steps/s",
             least,
@@ -244,6 +244,15 @@ def _bars(found: dict[str, Any]) -> list[list[str]]:
             bool(value and value >= 15),
         )
     return rows
+
+
+def _number(row: Any, *keys: str) -> float | None:
+    """What stands in a row under these keys; None where there is no such row."""
+    if not row:
+        return None
+    for key in keys:
+        row = row[key]
+    return float(row)
 
 
 def main() -> None:
