@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -95,6 +96,26 @@ def test_the_paper_s_figures_stand_beside_ours_and_apart_from_them(study: Study)
         ",0.412,MOSI,5,MISA*" in x for x in lines
     )
     assert "paper, MOSI" in study.report.read_text()
+
+
+def test_multibench_s_measures_stand_beside_the_areas(study: Study) -> None:
+    clean, first, _ = (table["rows"] for table in study.told["tables"])
+    keys = ("relative", "relative_normalized", "effective", "effective_normalized")
+    assert [clean["second"]["mae"][key] for key in keys] == [None] * 4
+    assert [first["third"]["mae"][key] for key in keys] == [None] * 4  # it met another noise
+    score, curves = first["second"]["mae"], {}
+    for name in ("first", "second"):
+        evaluation = json.loads(study.run(name).evaluation.read_text())
+        curves[name] = evaluation["noises"]["frame_drop"]["at"]["mae"]["mean"]  # at rates 0 and 1
+    lost = {name: end - begin for name, (begin, end) in curves.items()}
+    assert score["effective"] == pytest.approx(lost["second"] - lost["first"]) and score["effective_std"] is None
+    assert score["relative"] == pytest.approx(score["mean"]) and first["first"]["mae"]["effective"] == 0
+    assert {score["effective_normalized"], first["first"]["mae"]["effective_normalized"]} == {0, 1}
+    page = study.report.read_text()
+    assert "Relative and effective robustness (MultiBench)" in page and "over the 2 rates" in page
+    with open(study.path / "tables" / "auilc-frame_drop.csv", newline="") as file:
+        line = next(row for row in csv.DictReader(file) if (row["variant"], row["measure"]) == ("second", "mae"))
+    assert float(line["effective"]) == score["effective"] and line["effective_std"] == ""
 
 
 def test_ranks_over_noises_are_those_of_the_areas(study: Study) -> None:

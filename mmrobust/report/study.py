@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def report_study(path: Path) -> Path:
     primary = first["primary"] if first["primary"] in measures else next(iter(measures))
     figures: dict[str, str] = {}
     source = _source(RunFolder(path))
-    tables = [_section(table, told, evaluations, measures, source) for table in told["tables"]]
+    tables = [_section(table, told, evaluations, measures, primary, source) for table in told["tables"]]
     for table in tables:
         if table["noise"]:
             _draw(table, evaluations, measures, primary, told["reference"], figures)
@@ -340,6 +341,7 @@ def _section(
     told: Mapping[str, Any],
     evaluations: Mapping[str, Any],
     measures: Mapping[str, Measure],
+    primary: str,
     source: str,
 ) -> dict[str, Any]:
     """One table of the study and what stands around it."""
@@ -370,6 +372,8 @@ def _section(
             legend=_legend(told),
         ),
         "seeds": _by_seed(table["where"], evaluations, measures, source),
+        "multibench": _multibench(table, told, measures, primary, source),
+        "levels": len(rates),
         "paper": any(column.paper for column in columns),
         "range": (_rate(rates[0]), _rate(rates[-1])),
         "hero": None,
@@ -377,6 +381,63 @@ def _section(
         "each": None,
         "others": [],
     }
+
+
+def _multibench(
+    table: Mapping[str, Any], told: Mapping[str, Any], measures: Mapping[str, Measure], primary: str, source: str
+) -> list[Table]:
+    """MultiBench's robustness under one noise: of the primary measure in full, then the effective one of all others."""
+    noise, rows = table["where"], table["rows"]
+    known: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name in measures:
+        found = {variant: row[name] for variant, row in rows.items() if name in row}
+        found = {variant: score for variant, score in found.items() if _known(score.get("effective"))}
+        if found:
+            known[name] = found
+    if not known:
+        return []
+    first = primary if primary in known else next(iter(known))
+    label = measures[first].label
+    share = lambda value: Cell(DASH if value is None else f"{value:.2f}", value=value)
+    lines = [
+        [
+            _variant(told, variant),
+            Cell(_value(score["relative"], measures[first]), value=score["relative"]),
+            share(score["relative_normalized"]),
+            _effective(score, measures[first]),
+            share(score["effective_normalized"]),
+        ]
+        for variant, score in known[first].items()
+    ]
+    own = Column.of(measures[first])
+    heads = [
+        Column("Variant"),
+        replace(own, label="relative", under=label),
+        Column("relative, 0 to 1", better="higher", under="of these variants"),
+        replace(own, label="effective", under=label),
+        Column("effective, 0 to 1", better="higher", under="of these variants"),
+    ]
+    caption = f"MultiBench's relative and effective robustness under {noise}, {label}; baseline: {told['reference']}"
+    made = [Table(f"robustness-{slug(noise)}", caption, heads, lines, source=source)]
+    if len(known) > 1:
+        lines = []
+        for variant in dict.fromkeys(variant for found in known.values() for variant in found):
+            cells = [_effective(found.get(variant), measures[name]) for name, found in known.items()]
+            lines.append([_variant(told, variant), *cells])
+        caption = f"Effective robustness (MultiBench) under {noise}; baseline: {told['reference']}"
+        heads = [Column("Variant"), *(Column.of(measures[name]) for name in known)]
+        made.append(Table(f"effective-{slug(noise)}", caption, heads, lines, source=source, wide=True))
+    return made
+
+
+def _effective(score: Mapping[str, Any] | None, measure: Measure) -> Cell:
+    """Effective robustness; the CSV file has MultiBench's other numbers beside it."""
+    if score is None:
+        return Cell()
+    value, std = score["effective"], score["effective_std"]
+    others = ("relative", "relative_normalized", "effective_normalized")
+    more = {"std": std, **{name.replace("_", " "): score[name] for name in others}}
+    return Cell(_signed(value, measure), "" if std is None else _value(std, measure), value, more)
 
 
 def _by_seed(where: str, evaluations: Mapping[str, Any], measures: Mapping[str, Measure], source: str) -> Table:

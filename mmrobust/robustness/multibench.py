@@ -71,10 +71,11 @@ def normalized(robustness: Tensor, *, higher: bool = True) -> Tensor:
         higher: Whether more of the score is better; it is turned around otherwise.
 
     Returns:
-        `k`, float64; NaN where all are the same.
+        `k`, float64; NaN where all are the same. A model whose robustness is NaN keeps it and counts for no other.
     """
     x = robustness.double() if higher else -robustness.double()
-    return (x - x.min()) / (x.max() - x.min())
+    known = x[~x.isnan()]
+    return (x - known.min()) / (known.max() - known.min()) if len(known) else x
 
 
 def _check(rates: Sequence[float], values: Tensor) -> None:

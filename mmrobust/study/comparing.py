@@ -17,6 +17,8 @@ from mmrobust.measures import describe
 from mmrobust.recipe.paper import AREAS, Cited
 from mmrobust.report import report
 from mmrobust.report.study import report_study, table_name
+from mmrobust.robustness.evaluation import summary
+from mmrobust.robustness.multibench import effective_robustness, normalized, relative_robustness
 from mmrobust.robustness.ranks import friedman
 from mmrobust.robustness.resampling import Predicted, permute, predicted, resample
 from mmrobust.robustness.significance import Difference, holm, interval, paired, seeds_needed
@@ -29,9 +31,13 @@ __all__ = ["conclude"]
 
 _COLUMNS = (
     *("mean", "std", "n", "interval_low", "interval_high", "limit", "difference", "low", "high", "p", "p_holm"),
-    *("significant", "p_permutation", "seeds_needed", "paper", "paper_dataset", "paper_table", "paper_row"),
+    *("significant", "p_permutation", "seeds_needed", "relative", "relative_normalized"),
+    *("effective", "effective_std", "effective_normalized", "paper", "paper_dataset", "paper_table", "paper_row"),
 )
-_UNTESTED = ("difference", "low", "high", "p", "p_holm", "p_permutation", "seeds_needed")
+_COMPARED = (  # unknown until a variant is compared with the reference
+    *("difference", "low", "high", "p", "p_holm", "p_permutation", "seeds_needed"),
+    *("relative", "relative_normalized", "effective", "effective_std", "effective_normalized"),
+)
 
 Rows = dict[str, dict[str, dict[str, Any]]]
 
@@ -94,7 +100,11 @@ def _tables(made: Study, evaluations: Mapping[str, Mapping[str, Any]], quiet: bo
             rows: Rows = {name: _row(told, where, measures) for name, told in evaluations.items()}
             notes = []
             if reference in known:
-                notes = _test(where, reference, rows, known, meter)
+                others, notes = _comparable(where, reference, rows, known)
+                if others:
+                    _test(where, reference, others, rows, known, meter)
+                if others and where != CLEAN:
+                    _multibench(where, [reference, *others], rows, evaluations)
             elif reference not in evaluations:
                 notes.append(f"The reference, {reference}, is not finished, so nothing is compared with it.")
             _cite(made, evaluations, where, rows, first=noises[:1] == [where])
@@ -116,7 +126,7 @@ def _row(told: Mapping[str, Any], where: str, measures: Sequence[str]) -> dict[s
             "interval": interval([math.nan if x is None else x for x in found[m]["each"]]),
             "limit": limit.get(m),
             "paper": None,
-            **dict.fromkeys(_UNTESTED),
+            **dict.fromkeys(_COMPARED),
             "significant": False,
         }
         for m in measures
@@ -124,8 +134,8 @@ def _row(told: Mapping[str, Any], where: str, measures: Sequence[str]) -> dict[s
     }
 
 
-def _test(where: str, reference: str, rows: Rows, known: Mapping[str, Predicted], meter: Meter) -> list[str]:
-    """Fills in the differences of one table; returns what could not be compared, and why."""
+def _comparable(where: str, reference: str, rows: Rows, known: Mapping[str, Predicted]) -> tuple[list[str], list[str]]:
+    """The variants that met what the reference met, and why the others are not compared with it."""
     first, notes, others = known[reference], [], []
     for name in rows:
         if name == reference:
@@ -138,9 +148,14 @@ def _test(where: str, reference: str, rows: Rows, known: Mapping[str, Predicted]
             notes.append(f"{name} is not compared: it met another noise, other rates or other draws than {reference}.")
         elif where in first.first.predictions and where in known[name].first.predictions:
             others.append(name)
-    if not others:
-        return notes
-    measures = list(rows[reference])
+    return others, notes
+
+
+def _test(
+    where: str, reference: str, others: Sequence[str], rows: Rows, known: Mapping[str, Predicted], meter: Meter
+) -> None:
+    """Fills in the differences of one table, and whether they are more than luck."""
+    first, measures = known[reference], list(rows[reference])
     tested: list[tuple[dict[str, Any], Difference]] = []
     whole = resample(first, where, measures)
     meter.update(meter.done + 1, label=f"compare {reference}")
@@ -158,7 +173,34 @@ def _test(where: str, reference: str, rows: Rows, known: Mapping[str, Predicted]
             difference=one.value, low=one.low, high=one.high, p=one.p, p_holm=None if one.p is None else p,
             significant=one.p is not None and p < 0.05, seeds_needed=seeds_needed(one),
         )  # fmt: skip
-    return notes
+
+
+def _multibench(where: str, names: Sequence[str], rows: Rows, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Fills in MultiBench's robustness under one noise; the baseline is the first of the names, the reference.
+
+    Nothing is filled in where the rates leave the clean data out: both measures are about what is lost from there.
+    """
+    rates = evaluations[names[0]]["rates"]
+    if rates[0] != 0 or len(rates) < 2:
+        return
+    for measure in rows[names[0]]:
+        curves = [_curves(evaluations[name], where, measure) for name in names]
+        areas = torch.stack([relative_robustness(rates, curve).mean() for curve in curves])
+        mean, higher = curves[0].mean(0), describe(measure).better == "higher"
+        # Of the mean curve, not the mean of each seed's: the same number, and the reference's is 0 to the last digit.
+        above = torch.stack([effective_robustness(rates, curve.mean(0), mean) for curve in curves])
+        spread = [summary(effective_robustness(rates, curve, mean))["std"] for curve in curves]
+        found = (areas, normalized(areas, higher=higher), above, normalized(above, higher=higher))
+        for name, std, *values in zip(names, spread, *(value.tolist() for value in found), strict=True):
+            keys = ("relative", "relative_normalized", "effective", "effective_normalized")
+            rows[name][measure].update(effective_std=std, **dict(zip(keys, values, strict=True)))
+
+
+def _curves(told: Mapping[str, Any], where: str, measure: str) -> torch.Tensor:
+    """A variant's curve under one noise, the mean over the draws: `s r`, float64; NaN where a score is undefined."""
+    known = lambda draws: torch.tensor([math.nan if x is None else x for x in draws], dtype=torch.float64)
+    each = told["noises"][where]["at"][measure]["each"]
+    return torch.stack([torch.stack([known(draws).mean() for draws in seed]) for seed in each])
 
 
 def _cite(made: Study, evaluations: Mapping[str, Mapping[str, Any]], where: str, rows: Rows, first: bool) -> None:

@@ -32,6 +32,13 @@
             significant     whether that is under 0.05
             p_permutation   of exchanged predictions: other samples, these trained models
             seeds_needed    how many would tell the two apart, four times in five; null for more than 1000
+            relative        MultiBench's relative robustness, the area from rate 0 on; this and what follows are null
+                            for clean scores, without rate 0, and where nothing can be compared with the reference
+            effective       MultiBench's effective robustness, the reference for its baseline: how far the curve,
+                            begun at the reference's clean score, runs above the reference's, summed over the rates
+            effective_std   over the seeds, the reference's mean curve held fixed
+            relative_normalized, effective_normalized
+                            the same from 0 for the worst to 1 for the best of these variants
         }}}
     }]
     ranks         {measure: {                               empty where there are fewer than two noises or variants

@@ -27,6 +27,7 @@ TINY = [
     "evaluate.noise=[frame_drop, window_erase]", "evaluate.rates=[0, 0.5, 1]", "evaluate.draws=1",
 ]  # fmt: skip
 NOISES = ("frame_drop", "window_erase")
+MULTIBENCH = ("relative", "relative_normalized", "effective", "effective_std", "effective_normalized")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,11 @@ def made(folder: Path, run: Path, count: int) -> Path:
                     "difference": by if i else None, "low": by - 0.1 if i else None, "high": by + 0.1 if i else None,
                     "p": 0.01 if i else None, "p_holm": 0.02 if i else None, "p_permutation": 0.01 if i else None,
                     "seeds_needed": 7, "significant": bool(i) and abs(by) > 0.1 and better,
+                    **dict.fromkeys(MULTIBENCH),
                 }  # fmt: skip
+                if table["where"] != "clean":
+                    numbers = (score["mean"], i / count, by, 0.01, 1 - i / count)
+                    table["rows"][name][measure].update(zip(MULTIBENCH, numbers, strict=True))
         (folder / "variants" / name / "predictions").mkdir(parents=True)
         for file in ("env.json", "resolved.yaml", "metrics.jsonl"):
             shutil.copy(run / file, folder / "variants" / name / file)
@@ -147,6 +152,38 @@ def test_files_hold_every_number_and_bold_only_what_is_significant(study: Path, 
         for variant, scores in table["rows"].items():
             own = [float(row["MAE"]) for row in seeds if row["Variant"] == variant]
             assert sum(own) / 2 == pytest.approx(scores["mae"]["mean"])
+
+
+def test_multibench_s_measures_have_tables_of_their_own(study: Path, check_alone: Any, files_of: Any) -> None:
+    told = json.loads((study / "study.json").read_text())
+    page = check_alone(report_study(study).read_text())
+    files = files_of(page)
+    for noise, table in zip(NOISES, told["tables"][1:], strict=True):
+        rows = list(csv.DictReader(io.StringIO(files[f"robustness-{noise}.csv"])))
+        for row in rows:
+            score = table["rows"][row["Variant"]]["mae"]
+            assert [float(row[key]) for key in (
+                "relative (MAE)", "relative, 0 to 1 (of these variants)", "effective (MAE)", "effective (MAE) std",
+                "effective, 0 to 1 (of these variants)",
+            )] == [score[key] for key in MULTIBENCH]  # fmt: skip
+        every = {row["Variant"]: row for row in csv.DictReader(io.StringIO(files[f"effective-{noise}.csv"]))}
+        for variant, scores in table["rows"].items():
+            assert float(every[variant]["Acc-7"]) == scores["acc7"]["effective"]
+            assert float(every[variant]["Acc-7 relative"]) == scores["acc7"]["relative"]
+        assert "baseline: variant\\_00" in files[f"robustness-{noise}.tex"]
+    assert "Liang et al., 2021" in page.text and "that of variant_00 once both begin" in page.text
+    assert "robustness-clean.csv" not in files
+
+
+def test_without_anything_compared_nothing_is_said_of_multibench(study: Path) -> None:
+    told = json.loads((study / "study.json").read_text())
+    for scores in [scores for table in told["tables"] for row in table["rows"].values() for scores in row.values()]:
+        scores.update(dict.fromkeys(MULTIBENCH))
+    told["tables"][2]["rows"]["variant_01"]["mae"] = {  # as an older version wrote it
+        key: value for key, value in told["tables"][2]["rows"]["variant_01"]["mae"].items() if key not in MULTIBENCH
+    }
+    (study / "study.json").write_text(json.dumps(told))
+    assert "MultiBench" not in report_study(study).read_text()
 
 
 def test_every_link_leads_somewhere(study: Path, read: Any) -> None:

@@ -47,6 +47,9 @@ def test_several_models_at_once_and_from_least_to_most() -> None:
     assert normalized(torch.tensor([2.0, 6.0, 3.0])).tolist() == [0, 1, 0.25]
     assert normalized(torch.tensor([2.0, 6.0, 3.0]), higher=False).tolist() == [1, 0, 0.75]
     assert normalized(torch.tensor([2.0, 2.0])).isnan().all()
+    left_out = normalized(torch.tensor([2.0, torch.nan, 6.0, 3.0]))
+    assert left_out[1].isnan() and left_out[[0, 2, 3]].tolist() == [0, 1, 0.25]
+    assert normalized(torch.tensor([torch.nan])).isnan().all()
 
 
 def test_a_curve_without_its_clean_score_is_refused() -> None:
