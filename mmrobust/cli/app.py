@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _take_globals(args)
         command = typer.main.get_command(app(next((arg for arg in args if not arg.startswith("-")), None)))
         lighten(command, _HELP)
-        code = command.main(args=args, prog_name="mmrobust", standalone_mode=False)
+        with _terminable():
+            code = command.main(args=args, prog_name="mmrobust", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -143,6 +147,35 @@ def _take_globals(args: list[str]) -> list[str]:
         here = [str(Path(f).expanduser().absolute()) for f in files]
         os.environ["MMROBUST_PLUGIN_FILES"] = os.pathsep.join([*before, *here])
     return rest
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes TERM, which schedulers and `timeout` send, what ctrl-C is: work stops where it can go on later.
+
+    Only the first counts. They send it more than once, and a second ctrl-C would stop at once what is being saved; who
+    means it sends KILL next.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def request(number: int, frame: Any) -> None:
+        nonlocal heard
+        if heard:
+            return
+        heard = True
+        interrupt = signal.getsignal(signal.SIGINT)  # training has one of its own, which waits for the step
+        if not callable(interrupt):  # a shell's script has its jobs in the background ignore ctrl-C
+            raise KeyboardInterrupt
+        interrupt(number, frame)
+
+    heard = False
+    before = signal.signal(signal.SIGTERM, request)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _debug() -> bool:

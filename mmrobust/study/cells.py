@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -127,7 +128,7 @@ def run_cells(made: Study, jobs: int, threads: int, lock: int | None, quiet: boo
 
 
 def _start(run: RunFolder, threads: int, lock: int | None, rest: bool) -> _Child:
-    """Starts the process of a variant. It imports what this one would, and hears of ctrl-C from this one alone."""
+    """Starts the process of a variant. It imports what this one would, and is stopped by this one alone."""
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; "
         "from mmrobust.study.cells import child; sys.exit(child(*sys.argv[1:]))"
@@ -171,6 +172,10 @@ def child(path: str, what: str = "all") -> int:
         path: Its run's folder.
         what: `all`, or `rest` to evaluate and report the seeds that are trained.
     """
+    # The study alone says when to stop: a scheduler's TERM goes to every process at once, and where the study is in the
+    # background of a script, this process was started deaf to the interrupt that `_follow` raises.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_follow, daemon=True).start()
     try:
         if what == "all":
@@ -188,8 +193,6 @@ def child(path: str, what: str = "all") -> int:
 
 def _follow() -> None:
     """Stops this process when the study closes its standard input, or is gone."""
-    import signal
-
     with contextlib.suppress(OSError, ValueError):
         while os.read(0, 4096):
             pass

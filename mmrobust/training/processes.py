@@ -1,8 +1,8 @@
 """Seeds as processes: on a CPU several of few threads are faster than one of many.
 
 This process starts the workers, hands each a seed at a time, shows what they tell, and is the only one that hears of
-ctrl-C. A worker takes seeds from its standard input, a line each, and stops after its step when that input ends, even
-where this process was killed. What it tells goes through its standard output, a JSON object a line:
+ctrl-C and TERM. A worker takes seeds from its standard input, a line each, and stops after its step when that input
+ends, even where this process was killed. What it tells goes through its standard output, a JSON object a line:
 
     {"done": 12, "skipped": 0, "note": "loss 0.3", "label": "seed 2: epoch 1/30"}     how far its seed has come
     {"say": "...", "plain_only": false, "timed": false}                               see `Meter.say`
@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -333,6 +334,7 @@ def _main() -> int:
     folder, resume, live = RunFolder(Path(sys.argv[1])), sys.argv[2] == "1", sys.argv[3] == "1"
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what others print must not be taken for a message
+    signal.signal(signal.SIGTERM, lambda *_: None)  # schedulers send it to all processes; the first tells the others
     interrupt = Interrupt()
     seeds: queue.Queue[int | None] = queue.Queue()
     threading.Thread(target=_follow, args=(seeds, interrupt), daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -53,8 +54,8 @@ def test_a_study_interrupted_killed_and_resumed(tmp_path: Path, capsys: pytest.C
     """One study, since starting processes takes long; its training ends as it would have (see tests/training)."""
     (tmp_path / "tiny.yaml").write_text(STUDY + BROKEN)
     command = [sys.executable, "-m", "mmrobust", "study"]
-    start = lambda *more: subprocess.Popen(
-        [*command, *more, "--jobs", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    start = lambda *more, **how: subprocess.Popen(
+        [*command, *more, "--jobs", "1"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
     )
     lines = lambda: sum(path.read_bytes().count(b"\n") for path in tmp_path.glob("runs/*/*/variants/*/metrics.jsonl"))
 
@@ -67,6 +68,19 @@ def test_a_study_interrupted_killed_and_resumed(tmp_path: Path, capsys: pytest.C
     assert f"mmrobust study --resume {folder.relative_to(tmp_path)}" in err
     before = lines()
     assert before < 8 and json.loads((folder / "study.json").read_text())["variants"]["whole"]["state"] == "interrupted"
+
+    # As a scheduler does it: TERM for all processes, twice, and in a script's background, where ctrl-C is ignored.
+    process = start("--resume", "tiny", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_for(lambda: lines() > before or (folder / "variants/whole/evaluation.json").exists(), process)
+    for pid in [*map(int, children.read_text().split()), process.pid, process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 130 and "Traceback" not in err and "press ctrl-C again" in err
+    assert "interrupted; every finished epoch is saved" in err
+    told = json.loads((folder / "study.json").read_text())["variants"]
+    assert "interrupted" in {found["state"] for found in told.values()} <= {"interrupted", "finished", "waiting"}
+    before = lines()
 
     process = start("--resume", "tiny")
     wait_for(lambda: lines() > before or (folder / "variants/whole/evaluation.json").exists(), process)

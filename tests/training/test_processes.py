@@ -1,6 +1,7 @@
 """Seeds in processes end with the bits that they have one after the other, whatever happens to the processes."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -178,7 +179,7 @@ def test_seeds_that_diverge_are_told_as_they_are_alone(tiny, tmp_path, broken):
     assert "not finite: the loss type_1.breaks" in lines[0]
 
 
-def test_ctrl_c_stops_all_and_a_killed_parent_takes_its_children_with_it(tiny, tmp_path, command, environ):
+def test_ctrl_c_and_term_stop_all_and_a_killed_parent_takes_its_children_with_it(tiny, tmp_path, command, environ):
     out = tmp_path / "a run"
     line = [*command, "train", str(tiny), "train.epochs=300", "--seeds", "2", "--jobs", "2", "--out", str(out)]
     process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -194,7 +195,19 @@ def test_ctrl_c_stops_all_and_a_killed_parent_takes_its_children_with_it(tiny, t
 
     again = [*command, "train", "--resume", str(out), "--jobs", "2"]
     process = subprocess.Popen(again, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(out, done + 4, process)
+    wait_for(out, done + 2, process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) == 2
+    for pid in [*map(int, workers), process.pid, process.pid]:  # a scheduler sends it to all, and more than once
+        os.kill(pid, signal.SIGTERM)
+    output, said = process.communicate(timeout=400)
+    assert process.returncode == 130, said
+    assert "stopping after this step" in said and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("interrupted in seed 1, 2; every finished epoch is saved; go on with: ")
+    done = len(RunFolder(out).read_metrics())
+
+    process = subprocess.Popen(again, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(out, done + 2, process)
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 60
