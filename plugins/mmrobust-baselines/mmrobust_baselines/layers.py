@@ -13,6 +13,8 @@ from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
+from mmrobust_baselines.attention import attend, eager
+
 T = TypeVar("T")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -31,13 +33,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if (
-            not self.training
-            or self.p == 0
-            or input.device.type != "cpu"
-            or torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-        ):
+        if not self.training or self.p == 0 or input.device.type != "cpu" or not eager():
             return super().forward(input)
         words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64, device=input.device).random_(-(2**63), None)
         bits = words.view(torch.int16)[: input.numel()].view(input.shape)
@@ -99,6 +95,34 @@ def compact(stream: Stream) -> Stream:
         mask=stream.mask.gather(1, order),
         times=None if stream.times is None else pick(stream.times, order),
     )
+
+
+class Rows:
+    """The real steps of a batch one after another, so that no layer spends arithmetic on padding.
+
+    Args:
+        mask: True where a step is real, `b t`; None for all steps, left where they are.
+    """
+
+    def __init__(self, mask: Tensor | None = None) -> None:
+        self.mask = mask
+        self.places = None if mask is None else mask.flatten().nonzero().squeeze(1)
+
+    @classmethod
+    def where(cls, mask: Tensor | None) -> Rows:
+        """Rows of a mask on a CPU; elsewhere, or under a compiler or vmap, shapes must not depend on values."""
+        return cls(mask if mask is not None and mask.device.type == "cpu" and eager() else None)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """The real steps `n d` of `b t d`."""
+        return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """Real steps `n d` at their places in `b t d`, zero elsewhere."""
+        if self.mask is None or self.places is None:
+            return x
+        b, t = self.mask.shape
+        return x.new_zeros(b * t, x.shape[1]).index_copy_(0, self.places, x).view(b, t, -1)
 
 
 Unaligned = Literal["refuse", "stretch"]
@@ -179,14 +203,27 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.norm_feed = nn.LayerNorm(width)
         hidden = round(width * ratio)
-        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(True), Dropout(dropout), nn.Linear(hidden, width))
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor:
-        """`x` `b s d` after attending to `source` `b t d` (None for itself), whose real steps `mask` `b t` tells."""
+    def forward(
+        self, x: Tensor, source: Tensor | None, mask: Tensor | None, rows: Rows | None = None, keys: Rows | None = None
+    ) -> Tensor:
+        """What has listened.
+
+        Args:
+            x: `b s d`, or the rows of it, `n d`; so is what comes out.
+            source: What is heard, `b t d` or the rows of it; None for `x` itself.
+            mask: The real steps of what is heard, `b t`.
+            rows: How `x` is packed; None for not at all.
+            keys: The same of what is heard.
+        """
+        rows, keys = rows or Rows(), keys or Rows()
         query = self.norm(x)
-        attended = self.attention(query, query if source is None else self.norm(source), mask)
-        x = x + self.dropout(attended)
+        key_value = self.attention.key_value(query if source is None else self.norm(source))
+        query = rows.unpack(self.attention.query(query))
+        heard = attend(query, keys.unpack(key_value), mask, self.attention.heads, self.attention.backend)
+        x = x + self.dropout(self.attention.out(rows.pack(heard)))
         return x + self.dropout(self.feed(self.norm_feed(x)))
 
 
@@ -230,7 +267,14 @@ class Transformer(nn.Module):
     def _placed(self, x: Tensor) -> Tensor:
         return self.dropout(self.scale * x + self.positions[: x.shape[1]])
 
-    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor | None, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        source: Tensor | None,
+        mask: Tensor | None,
+        wanted: Tensor | None = None,
+        real: Tensor | None = None,
+    ) -> Tensor:
         """`x` reading something else, or itself.
 
         Args:
@@ -238,14 +282,18 @@ class Transformer(nn.Module):
             source: What is read, `b t d`; None for `x` itself.
             mask: The real steps of what is read, `b t`.
             wanted: The steps `b k` that come out; the last block then works on these alone. None for all.
+            real: The real steps of `x`, `b s`; others come out as anything. None for all, or where `x` reads itself.
         """
-        x = self._placed(x)
-        source = None if source is None else self._placed(source)
+        rows = Rows.where(mask if source is None else real)
+        keys = rows if source is None else Rows.where(mask)
+        x = rows.pack(self._placed(x))
+        source = None if source is None else keys.pack(self._placed(source))
         for i, block in enumerate(self.blocks):
             if wanted is not None and i == len(self.blocks) - 1:
-                x, source = pick(x, wanted), x if source is None else source
-            x = block(x, source, mask)
-        return self.norm(x)
+                x, source = pick(rows.unpack(x), wanted), x if source is None else source
+                rows = Rows()
+            x = block(x, source, mask, rows, keys)
+        return rows.unpack(self.norm(x))
 
 
 def perceptron(width: int, hidden: int, depth: int, dropout: float, activation: Activation = "relu") -> nn.Sequential:

@@ -106,8 +106,8 @@ class CrossmodalPairs(Fusion):
         for a, bs in self.sources.items():
             pairs = self.pairs[a]
             assert isinstance(pairs, nn.ModuleDict)
-            heard = torch.cat([pairs[b](asks[a].x, answers[b].x, answers[b].mask) for b in bs], -1)
             mask = asks[a].mask
+            heard = torch.cat([pairs[b](asks[a].x, answers[b].x, answers[b].mask, real=mask) for b in bs], -1)
             if self.pool == "last":
                 x = self.selves[a](heard, None, mask, end(mask).unsqueeze(1)).squeeze(1)
                 found.append(x.masked_fill(~mask.any(1, keepdim=True), 0))

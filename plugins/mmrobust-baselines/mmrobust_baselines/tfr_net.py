@@ -101,7 +101,7 @@ class IntraInter(Encoder):
         made = {}
         for m, sources in self.transformers.items():
             heard = [
-                network(low[m].x, None if k == m else low[k].x, low[k].mask)
+                network(low[m].x, None if k == m else low[k].x, low[k].mask, real=low[m].mask)
                 for k, network in sources.items()  # type: ignore[operator]
             ]
             made[m] = low[m].map(lambda x, heard=heard: torch.cat(heard, -1)).zeroed()

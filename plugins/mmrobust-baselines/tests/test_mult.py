@@ -19,11 +19,37 @@ SHAPES = {"a": Shape(8, 5), "b": Shape(8, 3), "c": Shape(8, 6)}
 def test_a_crossmodal_transformer_that_hears_itself_is_self_attention() -> None:
     stream = streams(SHAPES)["a"]
     one = Transformer(8, 6, 1, 2)  # in the first block the source is what the query is
-    torch.testing.assert_close(one(stream.x, stream.x, stream.mask), one(stream.x, None, stream.mask))
+    crossmodal = one(stream.x, stream.x, stream.mask, real=stream.mask)
+    torch.testing.assert_close(crossmodal, one(stream.x, None, stream.mask))
+
+
+@pytest.mark.parametrize("wanted", [None, [[4], [2], [0], [1]]])
+@pytest.mark.parametrize("crossmodal", [True, False])
+def test_packed_steps_and_padded_ones_give_the_same_values_and_gradients(
+    crossmodal: bool, wanted: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Transformer(8, 6, 2, 2).double()
+    stream, other = streams(SHAPES)["a"], streams(SHAPES)["c"]
+    steps = None if wanted is None else torch.tensor(wanted)
+    results = []
+    for packed in (True, False):
+        monkeypatch.setattr("mmrobust_baselines.layers.eager", lambda packed=packed: packed)
+        network.zero_grad()
+        x, source = (s.x.double().requires_grad_() for s in (stream, other))
+        if crossmodal:
+            out = network(x, source, other.mask, steps, stream.mask)
+        else:
+            out = network(x, None, stream.mask, steps)
+        real = stream.mask if steps is None else stream.mask.gather(1, steps)
+        out = out.masked_fill(~real.unsqueeze(-1), 0)
+        out.sin().sum().backward()
+        results.append([out, x.grad, source.grad if crossmodal else None, *(p.grad for p in network.parameters())])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
 def test_only_the_wanted_steps_come_out() -> None:
-    stream = streams(SHAPES)["c"]
+    stream = streams(SHAPES, full=True)["c"]
     wanted = torch.tensor([[5, 0], [2, 2], [0, 1], [3, 4]])
     network = Transformer(8, 6, 2, 2)
     everything = network(stream.x, None, stream.mask)

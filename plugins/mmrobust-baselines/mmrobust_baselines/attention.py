@@ -1,0 +1,132 @@
+"""Attention with narrow heads on a CPU, as MulT and TFR-Net have it: heads 5 to 15 wide.
+
+Torch's kernel there is made for wide heads: most of a training step went into it. The same is computed here as batched
+matrix products with features before steps, so that the long side of every product is steps; a few heads at a time, so
+that scores stay in the cache; and scores are computed again in the backward pass, so that none are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import mmrobust.nn.attention as house
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: Heads at least this wide are faster in torch's kernel.
+WIDE = 16
+#: Scores at a time: 256 KiB in fp32, half of a core's cache.
+SCORES = 2**16
+
+
+def attend(query: Tensor, key_value: Tensor, mask: Tensor | None, heads: int, backend: str) -> Tensor:
+    """Multi-head attention of projections `b s (h d)` over projections `b t (2 h d)`, `b s (h d)`.
+
+    Args:
+        query: What asks.
+        key_value: Keys and values, side by side.
+        mask: True where a key is real, `b t`; None if all are.
+        heads: Number of heads.
+        backend: Attention backend; with `auto`, training with narrow heads on a CPU is done here.
+
+    Returns:
+        Zero where a sample has no real key.
+    """
+    if _here(query, heads, backend):
+        hidden = query.new_zeros(len(query), 1, key_value.shape[1])
+        if mask is None:
+            return _Narrow.apply(query, key_value, hidden, heads)
+        out = _Narrow.apply(query, key_value, hidden.masked_fill(~mask.unsqueeze(1), _low(query)), heads)
+        some = mask.any(1)
+        return out if some.all() else out.masked_fill(~some[:, None, None], 0)
+    query = rearrange(query, "b s (h d) -> b h s d", h=heads)
+    key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=heads)
+    return rearrange(house.attention(query, key, value, mask, backend), "b h s d -> b s (h d)")
+
+
+def _here(query: Tensor, heads: int, backend: str) -> bool:
+    return (
+        query.device.type == "cpu"
+        and query.requires_grad
+        and query.dtype in (torch.float32, torch.float64)
+        and query.shape[-1] // heads < WIDE
+        and eager()
+        and not torch.is_autocast_enabled("cpu")
+        and house.asked(backend)[0] == "auto"
+        # Somebody looks at the weights, or counts the calls: only the house's own attention tells them.
+        and not house._recorders
+        and not house._watchers
+    )
+
+
+def eager() -> bool:
+    """Whether tensors have values now: neither traced for a compiler nor transformed by vmap."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+def _low(like: Tensor) -> float:
+    """What hides a score; half of the lowest number, so that no sum overflows."""
+    return torch.finfo(like.dtype).min / 2
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    """Features before steps, heads among the samples: `b s (h d)` as `(b h) d s`."""
+    return x.mT.reshape(len(x) * heads, -1, x.shape[1])
+
+
+def _joined(x: Tensor, heads: int) -> Tensor:
+    """The way back: `(b h) d s` as `b s (h d)`."""
+    return x.view(len(x) // heads, -1, x.shape[2]).mT
+
+
+class _Narrow(torch.autograd.Function):
+    """Attention of `b s (h d)` over `b t (2 h d)`; `b 1 t` is added to the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key_value: Tensor, hidden: Tensor, heads: int) -> Tensor:
+        q, k, v = (_apart(x, heads) for x in (query, *key_value.chunk(2, -1)))
+        q = q * q.shape[1] ** -0.5
+        hidden = hidden.repeat_interleave(heads, 0)
+        out = torch.empty_like(q)
+        for rows, (p,) in _few(q, k, 1):
+            _weights(q[rows], k[rows], hidden[rows], p)
+            torch.bmm(v[rows], p.mT, out=out[rows])
+        ctx.save_for_backward(q, k, v, hidden)
+        ctx.heads = heads
+        return _joined(out, heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        q, k, v, hidden = ctx.saved_tensors
+        g = _apart(gradients[0], ctx.heads)
+        d_q, d_k, d_v = (torch.empty_like(x) for x in (q, k, v))
+        for rows, (p, d_p) in _few(q, k, 2):
+            _weights(q[rows], k[rows], hidden[rows], p)
+            torch.bmm(g[rows], p, out=d_v[rows])
+            torch.bmm(g[rows].mT, v[rows], out=d_p)
+            torch._softmax_backward_data(d_p, p, -1, p.dtype, grad_input=d_p)
+            torch.bmm(k[rows], d_p.mT, out=d_q[rows])
+            torch.bmm(q[rows], d_p, out=d_k[rows])
+        d_q.mul_(q.shape[1] ** -0.5)
+        d_key_value = torch.cat([_joined(d_k, ctx.heads), _joined(d_v, ctx.heads)], -1)
+        return _joined(d_q, ctx.heads), d_key_value, None, None
+
+
+def _few(q: Tensor, k: Tensor, tables: int) -> Iterator[tuple[slice, Tensor]]:
+    """A few heads at a time, and room for so many tables of their scores, `tables n s t`, the same each time."""
+    s, t = q.shape[2], k.shape[2]
+    each = min(len(q), max(1, SCORES // (s * t)))
+    room = q.new_empty(tables, each, s, t)
+    for start in range(0, len(q), each):
+        rows = slice(start, min(start + each, len(q)))
+        yield rows, room[:, : rows.stop - start]
+
+
+def _weights(q: Tensor, k: Tensor, hidden: Tensor, out: Tensor) -> None:
+    """Writes the attention weights `n s t`, of scaled queries `n d s` over keys `n d t`."""
+    torch.baddbmm(hidden, q.mT, k, out=out)
+    torch.softmax(out, -1, out=out)
