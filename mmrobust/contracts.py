@@ -193,6 +193,12 @@ class Batch:
     def __len__(self) -> int:
         return self.index.shape[0]
 
+    def outline(self) -> Batch:
+        """This batch with steps of one number, zero: enough to draw a noise that is `constant`."""
+        empty = lambda s: replace(s, x=s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1))
+        clean = None if self.clean is None else self.clean.outline()
+        return replace(self, features={m: empty(s) for m, s in self.features.items()}, clean=clean)
+
     def noisy(self, features: Streams, erased: Mapping[str, Tensor]) -> Batch:
         """This batch after one more noise: `erased` is OR-ed, `clean` stays the first batch, masks stay."""
         merged = {m: self.erased[m] | (erased[m] & s.mask) for m, s in self.features.items()}
@@ -417,8 +423,11 @@ class Objective(Component):
     Attributes:
         reads: Names of other views whose outputs it needs; they run even if they list no objective.
         weight: Factor of the loss in the sum; `weight` is reserved in a recipe and set by the house.
+        lean: Promises to look neither at `encoded` nor at a noisy batch's `features`, of any view. Where all of a
+            recipe's objectives do, neither need be made, and both may be empty (a promise like those of `Component`).
     """
 
+    lean: ClassVar[bool] = False
     reads: tuple[str, ...] = ()
     weight: float = 1.0
 

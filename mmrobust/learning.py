@@ -49,6 +49,7 @@ class Learning(nn.Module):
         self.views = {name: view for name, view in views.items() if view.objectives or name in read}
         # ModuleDict keys may not hold a dot.
         self.objectives = nn.ModuleDict({key.replace(".", "/"): objective for key, objective in objectives.items()})
+        self.lean = all(objective.lean for objective in objectives.values())
 
     def losses(
         self, model: Model, batch: Batch, generator: torch.Generator, progress: Progress
@@ -75,17 +76,27 @@ class Learning(nn.Module):
             generator: Source of the noises, on the batch's device.
         """
         batch = replace(batch, features={m: s.zeroed() for m, s in batch.features.items()})
-        return {
-            name: batch if view.noise is None else view.noise(batch, view.rate, generator)
-            for name, view in self.views.items()
-        }
+        outline = batch.outline()
+
+        def noisy(view: View) -> Batch:
+            if view.noise is None:
+                return batch
+            if not (self.lean and view.noise.constant):
+                return view.noise(batch, view.rate, generator)
+            # Nobody but the model looks at the features, and it may need none; see `_features`.
+            return replace(view.noise(outline, view.rate, generator), features={}, clean=batch)
+
+        return {name: noisy(view) for name, view in self.views.items()}
 
     def compute(
         self, model: Model, batches: Mapping[str, Batch], progress: Progress
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Outputs]]:
         """What `losses` returns, of views that are drawn already; nothing random but dropout is left in it."""
         tokens = self.share(model, batches)
-        views = run_views(model, batches, None if isinstance(tokens, str) else tokens)
+        if isinstance(tokens, TwoValued):
+            views = run_views(model, batches, tokens.lean() if self.lean else tokens)
+        else:
+            views = run_views(model, batches)
         parts = {}
         total = torch.zeros((), device=next(iter(batches.values())).index.device)
         for key, objective in self.named_objectives():
@@ -130,14 +141,21 @@ def run_views(model: Model, batches: Mapping[str, Batch], tokens: TwoValued | No
 
     def run(some: Mapping[str, Batch]) -> Outputs:
         if tokens is None:
-            return model(_stack([batch.features for batch in some.values()]))
-        erased = {m: torch.stack([batch.erased[m] for batch in some.values()]) for m in model.modalities}
+            return model(_stack([_features(batch) for batch in some.values()]))
+        erased = {m: torch.cat([batch.erased[m] for batch in some.values()]) for m in model.modalities}
         return model.fuse(tokens.pick(erased))
 
     if not model.samplewise or len(batches) == 1:
         return {name: replace(run({name: batch}), batch=batch) for name, batch in batches.items()}
     parts = _split(run(batches), len(batches), len(next(iter(batches.values()))))
     return {name: replace(out, batch=batch) for (name, batch), out in zip(batches.items(), parts, strict=True)}
+
+
+def _features(batch: Batch) -> Streams:
+    """A batch's features, which `draw` left out where a constant noise says all of them."""
+    if batch.clean is None or batch.features:
+        return batch.features
+    return {m: s.without(batch.erased[m]) for m, s in batch.clean.features.items()}
 
 
 def _stack(features: list[Streams]) -> Streams:

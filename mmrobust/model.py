@@ -94,14 +94,18 @@ class Model(nn.Module):
         """
         return self.fuse(self.tokens(features))
 
-    def tokens(self, features: Streams) -> Tokens:
-        """The first half of `forward`: encoder and extractors."""
+    def tokens(self, features: Streams, *, zeroed: bool = True) -> Tokens:
+        """The first half of `forward`: encoder and extractors.
+
+        Args:
+            features: As `forward` takes them.
+            zeroed: Set padding to zero before every part and in what comes out. Without it, padding holds anything
+                finite; it must be zero in the features, and every part positionwise.
+        """
         notes: dict[str, Any] = {}
-        raw = {m: features[m].zeroed() for m in self.modalities}
-        encoded = self._tidy(self.encoder(raw, notes))
-        generic = self._tidy(self.generic(encoded, notes))
-        specific = self._tidy(self.specific(encoded, notes))
-        return Tokens(encoded, generic, specific, notes=notes)
+        tidy = lambda streams: self._ordered({k: s.zeroed() for k, s in streams.items()} if zeroed else streams)
+        encoded = tidy(self.encoder(tidy({m: features[m] for m in self.modalities}), notes))
+        return Tokens(encoded, tidy(self.generic(encoded, notes)), tidy(self.specific(encoded, notes)), notes=notes)
 
     def fuse(self, tokens: Tokens) -> Outputs:
         """The second half of `forward`: fusion and head; notes are added to those of the tokens."""
@@ -112,7 +116,6 @@ class Model(nn.Module):
         fused = fused.zeroed()
         return Outputs(tokens.encoded, tokens.generic, tokens.specific, fused, self.head(fused), tokens.notes)
 
-    def _tidy(self, streams: Streams) -> Streams:
+    def _ordered(self, streams: Streams) -> Streams:
         order = [m for m in self.modalities if m in streams]
-        order += [key for key in streams if key not in self.modalities]
-        return {key: streams[key].zeroed() for key in order}
+        return {key: streams[key] for key in [*order, *(key for key in streams if key not in self.modalities)]}

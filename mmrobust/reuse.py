@@ -32,52 +32,80 @@ class TwoValued:
     tokens: Tokens
     order: Mapping[str, tuple[str, ...]]
 
-    def pick(self, erased: Mapping[str, Tensor]) -> Tokens:
-        """The tokens of `v` noisy views of the batch, as if they were one batch of `v b` samples.
+    def pick(self, erased: Mapping[str, Tensor], sample: Tensor | None = None) -> Tokens:
+        """The tokens of noisy samples, padding zero but in what the fusion prepared.
 
         Args:
-            erased: True where a step is erased, `{m: v b t_m}`, never in padding.
+            erased: True where a step is erased, `{m: k t_m}`, never in padding.
+            sample: Which of the `b` samples each of the `k` is, int64; None for all of them in their order, again and
+                again.
         """
-        places = {key: _Places(gone) for key, gone in erased.items()}
+        places = {key: _Places(gone, sample) for key, gone in erased.items()}
         for keys in set(self.order.values()):
-            places["+".join(keys)] = _Places(torch.cat([erased[key] for key in keys], 2))
+            places["+".join(keys)] = _Places(torch.cat([erased[key] for key in keys], 1), sample)
         own = lambda streams: {key: places[key].pick(stream) for key, stream in streams.items()}
         prepared = self.tokens.prepared
         return Tokens(
             own(self.tokens.encoded),
             own(self.tokens.generic),
             own(self.tokens.specific),
-            {name: places["+".join(self.order[name])].pick(stream) for name, stream in prepared.items()},
+            {name: places["+".join(self.order[name])].pick(prepared[name], zeroed=False) for name in prepared},
         )
 
     def lean(self) -> TwoValued:
+        """The same without `encoded`."""
+        return replace(self, tokens=replace(self.tokens, encoded={}))
+
+    def leanest(self) -> TwoValued:
         """What `Model.fuse` needs of it, without what else `Outputs` tell."""
-        tokens = self.tokens
-        if tokens.prepared:
-            return replace(self, tokens=Tokens({}, {}, {}, tokens.prepared))
-        return replace(self, tokens=replace(tokens, encoded={}))
+        prepared = self.tokens.prepared
+        return replace(self, tokens=Tokens({}, {}, {}, prepared)) if prepared else self.lean()
 
 
 class _Places:
-    """Where views take their steps from.
+    """Where noisy samples take their steps from.
 
     Args:
-        erased: `v b t`.
+        erased: `k t`.
+        sample: `k`, or None.
     """
 
-    def __init__(self, erased: Tensor) -> None:
-        self.erased = erased
-        self.views, count, steps = erased.shape
-        sample = torch.arange(count, device=erased.device).unsqueeze(1)
-        step = torch.arange(steps, device=erased.device)
-        self.rows = (torch.where(erased, count, sample) * steps + step).flatten()
+    def __init__(self, erased: Tensor, sample: Tensor | None) -> None:
+        self.erased, self.sample = erased, sample
+        self._rows: dict[int, Tensor] = {}
 
-    def pick(self, stream: Stream) -> Stream:
-        """The steps of all views, `(v b) t d`, from those of `b` samples and an erased one."""
-        mask = stream.mask[:-1].expand(self.views, -1, -1).flatten(0, 1)
+    def pick(self, stream: Stream, zeroed: bool = True) -> Stream:
+        """The steps of the samples, `k t d`, from those of `b` samples and of an erased one.
+
+        Args:
+            stream: `b + 1` samples; what it holds in padding is finite.
+            zeroed: Set padding to zero.
+        """
+        count, steps, width = len(stream.mask) - 1, *stream.x.shape[1:]
+        mask = self._of(stream.mask[:-1])
         if stream.x.device.type == "cpu":  # rows are copied ten times as fast as they are chosen
-            return Stream(stream.x.flatten(0, 1).index_select(0, self.rows).unflatten(0, mask.shape), mask)
-        return Stream(torch.where(self.erased.unsqueeze(-1), stream.x[-1:], stream.x[:-1]).flatten(0, 1), mask)
+            table, rows = stream.x.reshape(-1, width), self._rows_of(count, steps)
+            if zeroed:
+                table = torch.cat([table, table.new_zeros(1, width)])
+                rows = torch.where(mask, rows, (count + 1) * steps)
+            return Stream(table.index_select(0, rows.flatten()).unflatten(0, mask.shape), mask)
+        x = torch.where(self.erased.unsqueeze(-1), stream.x[-1:], self._of(stream.x[:-1]))
+        return Stream(torch.where(mask.unsqueeze(-1), x, 0) if zeroed else x, mask)
+
+    def _of(self, values: Tensor) -> Tensor:
+        """What the samples have of the `b`, `k ...`."""
+        if self.sample is not None:
+            return values.index_select(0, self.sample)
+        views = len(self.erased) // len(values)
+        return values.expand(views, *values.shape).flatten(0, 1)
+
+    def _rows_of(self, count: int, steps: int) -> Tensor:
+        """The row of each step, `k t`, in a table of `count` samples and the erased one."""
+        if count not in self._rows:
+            device = self.erased.device
+            sample = self._of(torch.arange(count, device=device)).unsqueeze(1)
+            self._rows[count] = torch.where(self.erased, count, sample) * steps + torch.arange(steps, device=device)
+        return self._rows[count]
 
 
 def two_valued(model: Model, features: Streams) -> TwoValued | str:
@@ -85,12 +113,12 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
 
     Args:
         model: In training, its encoder and extractors must have no dropout: each view draws what it drops on its own.
-        features: `{m: b t_m n_m}`, clean.
+        features: `{m: b t_m n_m}`, clean, padding zero.
     """
     reason = _obstacle(model, features)
     if reason is not None:
         return reason
-    tokens = model.tokens({m: _one_more(features[m]) for m in model.modalities})
+    tokens = model.tokens({m: _one_more(features[m]) for m in model.modalities}, zeroed=False)
     if tokens.notes:
         return f"encoder or extractors write notes ({', '.join(tokens.notes)}), which cannot be shared"
     if model.fusion.prepared:

@@ -137,7 +137,7 @@ def passes(model: Model, learning: Learning, batch: Batch, seed: int) -> list[di
         found: dict[str, Tensor] = {"total": total, **parts}
         for name, view in out.items():
             found |= {f"{name} prediction": view.prediction, f"{name} fused": view.fused.x}
-            for stage in ("encoded", "generic", "specific"):
+            for stage in ("generic", "specific") if learning.lean else ("encoded", "generic", "specific"):
                 streams = getattr(view, stage)
                 assert list(streams) == list(model.modalities)
                 found |= {f"{name} {stage} {m}": s.x for m, s in streams.items()}
@@ -181,6 +181,7 @@ RATES = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1), st.just((0.0, 0.
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     rates=st.tuples(RATES, RATES),
     clean=st.booleans(),
+    lean=st.booleans(),
     fusion=st.sampled_from(
         [
             (CrossAttention, {}),
@@ -198,6 +199,7 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     lengths: list[int],
     rates: tuple[Rate, Rate],
     clean: bool,
+    lean: bool,
     fusion: tuple[type[Fusion], dict[str, Any]],
     generic: type[GenericExtractor],
     count: int,
@@ -210,11 +212,36 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     if clean:
         views["clean"] = View(None, 0.0, ("clean.task",))
     learning, batch = learning_of(context, views), batch_of(context, count, seed)
+    learning.lean = lean
     assert isinstance(learning.share(model, learning.draw(batch, generator(seed))), TwoValued)
     single = passes(model, learning, batch, seed)
     found, plain = passes(model.double(), learning.double(), in_double(batch), seed)
     assert_same(found, plain, 1e-12)
     assert_same(*single, 1e-6, rounding=distance(single[1], plain))
+
+
+class Looks(TaskLoss):
+    """As `task`, but may look at everything."""
+
+    lean = False
+
+
+def test_what_no_objective_looks_at_is_not_made_and_the_noise_is_the_same() -> None:
+    model, context = made(context_of([5, 3]))
+    views = {f"type_{i}": View(FrameDrop(context), 0.5, (f"type_{i}.task",)) for i in (1, 2)}
+    batch, drawn = batch_of(context, 4, 1), []
+    for objective in (TaskLoss, Looks):
+        learning = Learning(views, {"type_1.task": TaskLoss(context), "type_2.task": objective(context)})
+        drawn.append(learning.draw(batch, generator(1)))
+        out = learning.compute(model, drawn[-1], PROGRESS)[2]
+        for view in out.values():
+            assert view.batch is not None
+            assert bool(view.batch.features) == bool(view.encoded) == (objective is Looks)
+    for lean, full in zip(drawn[0].values(), drawn[1].values(), strict=True):
+        assert lean.clean is not None
+        for m, stream in full.features.items():
+            assert torch.equal(lean.erased[m], full.erased[m])
+            assert torch.equal(lean.clean.features[m].without(lean.erased[m]).x, stream.x)
 
 
 def test_each_token_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

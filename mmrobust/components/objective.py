@@ -46,6 +46,8 @@ class TaskLoss(Objective):
         OptionError: A regression loss for a task that is none.
     """
 
+    lean = True
+
     def __init__(
         self,
         context: Context,
@@ -94,6 +96,7 @@ class ModalityAdversary(Objective):
     """
 
     minimum = 2
+    lean = True
 
     def __init__(
         self,
@@ -155,6 +158,8 @@ class NoiseAdversary(Objective):
     Raises:
         OptionError: There is no generic extractor, its streams are not the modalities, or widths differ.
     """
+
+    lean = True
 
     def __init__(
         self,

@@ -1,15 +1,15 @@
 """Predictions of a block of samples, clean and under many draws of a noise.
 
 Noise that sets steps to zero costs its pattern and the fusion alone: what the model makes of single steps is made once
-for all rates and draws (see `mmrobust.reuse`). Samples of like length share a forward pass and are cut to the longest
-of them, and small blocks are predicted under several draws at once. None of this changes a prediction, but for the
-order in which floats are added.
+for all noises, rates and draws (see `mmrobust.reuse`), and a sample that lost nothing or everything is not predicted
+again. Samples of like length share a forward pass, of one draw or several, and are cut to the longest of them. None of
+this changes a prediction, but for the order in which floats are added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -72,58 +72,79 @@ class Block:
 
     def clean(self) -> Tensor:
         """The predictions without noise, `n c`."""
-        return self._gather(self._predict(self._features(chunk)) for chunk in self.chunks)
+        return self._gather([self._predict(self._features(chunk)) for chunk in self.chunks])
 
-    def noisy(self, noise: Noise, draws: Draws) -> Tensor:
-        """The predictions under each draw, `draws n c`.
+    def noisy(self, drawn: Mapping[str, tuple[Noise, Draws]], clean: Tensor) -> dict[str, Tensor]:
+        """The predictions under each draw of each noise, `draws n c`.
 
         Args:
-            noise: The noise.
-            draws: The rate of each, and its generator.
+            drawn: By name a noise, the rate of each of its draws, and the generator of each.
+            clean: What `clean` returned.
         """
-        if noise.constant:
-            return self._erased(noise, draws)
+        constant = {name: one for name, one in drawn.items() if one[0].constant}
+        found = {name: self._changed(*one) for name, one in drawn.items() if name not in constant}
+        return found | (self._erased(constant, clean) if constant else {})
+
+    def _changed(self, noise: Noise, draws: Draws) -> Tensor:
         found = []
         for rate, random in draws:
             features = noise(self.batch, rate, random).features
-            parts = (self._predict(chunk.features(features, self.device)) for chunk in self.chunks)
-            found.append(self._gather(parts))
+            found.append(self._gather([self._predict(chunk.features(features, self.device)) for chunk in self.chunks]))
         return torch.stack(found)
 
-    def _erased(self, noise: Noise, draws: Draws) -> Tensor:
+    def _erased(self, drawn: Mapping[str, tuple[Noise, Draws]], clean: Tensor) -> dict[str, Tensor]:
         # What a constant noise erases does not depend on the features, so that it is drawn without them.
-        empty = lambda s: replace(s, x=s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1))
-        batch = replace(self.batch, features={m: empty(s) for m, s in self.batch.features.items()})
-        drawn = [noise(batch, rate, random).erased for rate, random in draws]
-        erased = {m: torch.stack([one[m] for one in drawn]) for m in batch.features}
+        outline = self.batch.outline()
+        masks = [noise(outline, rate, random).erased for noise, draws in drawn.values() for rate, random in draws]
+        erased = {m: torch.stack([one[m] for one in masks]) for m in outline.features}
 
         def predict(chunk: _Chunk) -> Tensor:
+            model, features = self.model, self._features(chunk)
             gone = {m: chunk.cut(e, m, 1).to(self.device) for m, e in erased.items()}
-            features, count = self._features(chunk), len(draws)
-            model = self.model
-            tokens = two_valued(model, features) if isinstance(model, Model) else None
-            if not isinstance(model, Model) or not isinstance(tokens, TwoValued):
-                found = [self._predict({m: s.without(gone[m][i]) for m, s in features.items()}) for i in range(count)]
-                return torch.stack(found)
-            tokens, found = tokens.lean(), []
-            for some in torch.arange(count).split(max(1, self.size // len(chunk))):
-                views = tokens.pick({m: e[some[0] : some[-1] + 1] for m, e in gone.items()})
-                prediction = model.fuse(views).prediction.float().cpu()
-                found.append(prediction.unflatten(0, (len(some), len(chunk))))
-                self.tick(len(prediction))
-            return torch.cat(found)
+            if isinstance(model, Model) and model.samplewise:
+                tokens = two_valued(model, features)
+                if isinstance(tokens, TwoValued):
+                    real = {m: s.mask for m, s in features.items()}
+                    return self._reused(model, tokens, real, gone, clean.index_select(0, chunk.index))
+            views = ({m: s.without(gone[m][i]) for m, s in features.items()} for i in range(len(masks)))
+            return torch.stack([self._predict(view) for view in views])
 
-        return self._gather(predict(chunk) for chunk in self.chunks)
+        parts = self._gather([predict(chunk) for chunk in self.chunks]).split(
+            [len(draws) for _, draws in drawn.values()]
+        )
+        return dict(zip(drawn, parts, strict=True))
+
+    def _reused(
+        self, model: Model, tokens: TwoValued, real: Mapping[str, Tensor], gone: Mapping[str, Tensor], clean: Tensor
+    ) -> Tensor:
+        """The predictions of all draws, `draws k c`, from tokens and from what is gone, `{m: draws k t}`."""
+        draws, count = next(iter(gone.values())).shape[:2]
+        touched = torch.stack([e.any(-1) for e in gone.values()]).any(0)
+        left = torch.stack([(real[m] & ~e).any(-1) for m, e in gone.items()]).any(0)
+        empty = touched & ~left
+        # Where nothing is gone, the clean prediction stands; where nothing is left, that of the first such draw.
+        first = empty & (empty.cumsum(0) == 1)
+        rows = (touched & (left | first)).flatten().nonzero().squeeze(1)
+        tokens, flat = tokens.leanest(), {m: e.flatten(0, 1) for m, e in gone.items()}
+        found = clean.to(self.device).repeat(draws, 1)
+        for some in rows.split(self.size) if len(rows) else ():
+            view = tokens.pick({m: e.index_select(0, some) for m, e in flat.items()}, some % count)
+            found[some] = model.fuse(view).prediction.float()
+            self.tick(len(some))
+        self.tick(draws * count - len(rows))
+        found = found.unflatten(0, (draws, count))
+        once = found[empty.int().argmax(0), torch.arange(count, device=found.device)]
+        return torch.where(empty.unsqueeze(-1), once, found).cpu()
 
     def _features(self, chunk: _Chunk) -> Streams:
-        return chunk.features(self.batch.features, self.device)
+        return {m: s.zeroed() for m, s in chunk.features(self.batch.features, self.device).items()}
 
     def _predict(self, features: Streams) -> Tensor:
         prediction = self.model(features).prediction.float().cpu()
         self.tick(len(prediction))
         return prediction
 
-    def _gather(self, parts: Iterable[Tensor]) -> Tensor:
+    def _gather(self, parts: Sequence[Tensor]) -> Tensor:
         """What the chunks gave, `... k c`, in the order of the block, `... n c`."""
         place = torch.cat([chunk.index for chunk in self.chunks]).argsort()
         return torch.cat(list(parts), -2).index_select(-2, place)

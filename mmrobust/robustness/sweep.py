@@ -92,10 +92,11 @@ def sweep(
     try:
         for batch in _blocks(split):
             block = Block(model, batch, batch_size, device, tick)
-            parts[CLEAN].append(block.clean())
-            for name, draws in drawn.items():
-                if draws:
-                    parts[name].append(block.noisy(grid.noises[name], draws))
+            clean = block.clean()
+            parts[CLEAN].append(clean)
+            wanted = {name: (grid.noises[name], draws) for name, draws in drawn.items() if draws}
+            for name, found in block.noisy(wanted, clean).items():
+                parts[name].append(found)
     finally:
         model.train(training)
     clean = torch.cat(parts[CLEAN])

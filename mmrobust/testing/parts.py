@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from mmrobust.contracts import Shape, Stream
+from mmrobust.contracts import Outputs, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.attention import BACKENDS, Unusable, use_attention
 from mmrobust.testing.subject import (
@@ -761,6 +761,34 @@ def check_objective_update(subject: Subject) -> None:
     for name, buffer in module.named_buffers():
         if buffer.requires_grad:
             raise Failed("memory without a graph", f"buffer '{name}' requires a gradient")
+
+
+def check_objective_lean(subject: Subject) -> None:
+    """An objective that declares `lean` gives the same loss without encoded streams and noisy features.
+
+    Where all objectives of a recipe are lean, training makes neither, and an objective that looks for them all the
+    same fails, or learns from nothing.
+    """
+    module, inputs = subject.ready()
+    if not module.lean:
+        raise NotApplicable("it does not declare lean")
+    out, views, progress = subject.seen(module, inputs, subject.base)
+    loss = module(out, views, progress)
+    bare = {name: _bare(view) for name, view in views.items()}
+    name = next(name for name, view in views.items() if view is out)
+    try:
+        without = module(bare[name], bare, progress)
+    except Exception as error:
+        raise Failed("what declares lean needs neither encoded streams nor noisy features", told(error)) from error
+    if not torch.equal(loss, without):
+        raise Failed(f"the same loss without them, {loss.item():.6g}", f"{without.item():.6g}")
+
+
+def _bare(view: Outputs) -> Outputs:
+    batch = view.batch
+    if batch is not None and batch.clean is not None:
+        batch = replace(batch, features={})
+    return replace(view, encoded={}, batch=batch)
 
 
 def check_gradient_reversal(subject: Subject) -> None:

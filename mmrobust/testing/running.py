@@ -83,6 +83,7 @@ _CHECKS: dict[str, list[Check]] = {
         parts.check_objective_loss,
         parts.check_objective_reaches,
         parts.check_objective_update,
+        parts.check_objective_lean,
         parts.check_gradient_reversal,
         *_MODALITIES,
         *_SIDES,

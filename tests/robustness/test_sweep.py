@@ -15,6 +15,7 @@ from mmrobust import recipe as recipes
 from mmrobust.build import Built, build
 from mmrobust.components.noise import MMSA, FrameDrop, WindowErase
 from mmrobust.contracts import Batch, Noise, Outputs, Rate, Split, Stream, Streams
+from mmrobust.model import Model
 from mmrobust.randomness import generator
 from mmrobust.robustness import Grid, auilc, auilc_mean, sweep, sweep_limit
 from mmrobust.robustness.sweep import BLOCK, restrict
@@ -115,6 +116,19 @@ def test_predictions_are_those_of_one_pass_after_the_other(
     # Tokens are made once for the clean predictions and once for each noise, not for each rate and draw.
     passes = tokens[0] / int(lengths["text"].sum())
     assert passes < 2 * (1 + 2) if reused else passes > 1 + 2 * 2 * 2
+
+
+def test_a_sample_that_lost_nothing_or_everything_is_not_predicted_again(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, rows, ticks = built.dataset.splits["test"], [], []
+    fuse = Model.fuse
+    monkeypatch.setattr(Model, "fuse", lambda self, tokens: rows.append(1) or fuse(self, tokens))
+    seen = grid(built, (0, 1.0))
+    found = sweep(built.model, split, seen, batch_size=len(split), tick=ticks.append)["frame_drop"]
+    passes = len(list(torch.arange(len(split)).split(BLOCK)))
+    assert len(rows) == 2 * passes and sum(ticks) == len(split) * seen.cells  # clean, and once without anything
+    assert torch.equal(found[1], found[1, :1].expand_as(found[1]))
 
 
 def test_a_model_that_looks_across_samples_meets_them_in_their_order(
