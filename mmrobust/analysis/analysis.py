@@ -314,7 +314,7 @@ def _mass(one: _Loaded, rates: Sequence[float], meter: Meter) -> dict[str, Any]:
         seen_mass, seen_share = [], []
         for block in _draw(one.noise, one.name, rate, 0, 0, blocks):
             for batch, out, seen in _forward(one, block):
-                calls = [(weights, keys, queries) for weights, keys, queries in _steps(batch, out, seen)]
+                calls = _steps(batch, out, seen)
                 if not calls:
                     return {"missing": "this model's fusion does not attend to the steps of the modalities"}
                 each = [maps.erased_mass(weights, keys, queries) for weights, keys, queries in calls]
@@ -351,7 +351,7 @@ def _map(one: _Loaded, number: int, rate: float) -> dict[str, Any]:
     for name, block in (("clean", blocks[place]), ("noisy", noisy)):
         row = slice(offset, offset + 1)
         single = Batch(_rows(block.features, row), None, block.index[row], {m: e[row] for m, e in block.erased.items()})
-        ((batch, out, seen),) = list(_forward(one, single))
+        ((batch, out, seen),) = _forward(one, single)
         calls = _steps(batch, out, seen)
         if not calls:
             return {"missing": "this model's fusion does not attend to the steps of the modalities"}
@@ -459,7 +459,7 @@ def _limit(folder: RunFolder) -> dict[str, Any]:
     try:
         told = json.loads(folder.evaluation.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"missing": f"the run is not evaluated; mmrobust evaluate {folder.path.name} measures it"}
+        return {"missing": f"the run is not evaluated; mmrobust evaluate {folder.path} measures it"}
     gaps = {}
     for noise, found in told["noises"].items():
         if not found["limit"]:

@@ -69,7 +69,7 @@ class Curve:
     """A measure against the rates.
 
     Attributes:
-        name: Of the noise.
+        name: Of the noise, or of the variant where several share a figure.
         mean: Over the seeds; None where undefined.
         each: The curve of each seed.
         limit: What no model can pass; None where unknown.

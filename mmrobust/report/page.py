@@ -48,7 +48,7 @@ def report(run: str | Path | RunFolder) -> Path:
         WriteError: The page cannot be written.
     """
     folder = RunFolder.open(run)
-    resolved = yaml.safe_load(_text(folder.resolved)) or {}
+    resolved = _recipe(folder)
     lines = folder.read_metrics()
     told = _evaluation(folder)
     figures: dict[str, str] = {}
@@ -116,6 +116,16 @@ def _text(path: Path) -> str:
         raise MmrobustError(f"{path} cannot be read ({error})") from error
 
 
+def _recipe(folder: RunFolder) -> dict[str, Any]:
+    try:
+        resolved = yaml.safe_load(_text(folder.resolved))
+    except yaml.YAMLError as error:
+        raise MmrobustError(f"{folder.resolved} is damaged ({' '.join(str(error).split())})") from error
+    if not isinstance(resolved, dict):
+        raise MmrobustError(f"{folder.resolved} is damaged: it holds no recipe")
+    return resolved
+
+
 def _evaluation(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.evaluation.exists():
         return None
@@ -136,10 +146,7 @@ def _facts(
 ) -> list[tuple[str, str]]:
     env, data = folder.read_env(), resolved.get("data") or {}
     use = data.get("use", "?") if isinstance(data, Mapping) else str(data)
-    facts = []
-    with_date = env.get("date")
-    if with_date:
-        facts.append(("Run", _date(with_date)))
+    facts = [("Run", _date(env["date"]))] if env.get("date") else []
     if told:
         sizes = " / ".join(f"{count:,}" for count in told["data"]["splits"].values())
         facts.append(("Data", f"{use}, {sizes} samples ({' / '.join(told['data']['splits'])})"))
@@ -297,7 +304,7 @@ def _duration(seconds: float) -> str:
 
 def _results(told: Mapping[str, Any], figures: dict[str, str], source: str) -> dict[str, Any]:
     names, rates, noises = told["measures"], told["rates"], told["noises"]
-    measures = {name: describe(name) for name in names}
+    measures = {name: _describe(name) for name in names}
     primary = told["primary"] if told["primary"] in names else names[0]
     for name, measure in measures.items():
         curves = [
@@ -400,7 +407,7 @@ def _at_rates(
 
 def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
     """What should be seen first: the primary measure clean, over all rates, and at the end of the curve."""
-    measure = describe(primary)
+    measure = _describe(primary)
     limit = told["limit"] or {}
     tiles = [
         {

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmrobust.errors import MmrobustError
 from mmrobust.measures import Measure
 from mmrobust.report.figures import SERIES, Curve, compared, multiples, ranked
 from mmrobust.report.page import (
@@ -51,7 +52,10 @@ def report_study(path: Path) -> Path:
         MmrobustError: A file of the study is damaged.
         WriteError: The page cannot be written.
     """
-    told = json.loads(_text(path / "study.json"))
+    try:
+        told = json.loads(_text(path / "study.json"))
+    except ValueError as error:
+        raise MmrobustError(f"{path / 'study.json'} is damaged; start the study anew") from error
     runs = {name: RunFolder(path / "variants" / name) for name in told["variants"]}
     evaluations = {name: found for name, run in runs.items() if (found := _evaluation(run)) is not None}
     first = evaluations.get(told["reference"]) or next(iter(evaluations.values()))
@@ -147,7 +151,7 @@ def _overview(
     told: Mapping[str, Any], evaluations: Mapping[str, Any], name: str, measure: Measure, source: str
 ) -> dict[str, Any]:
     """The primary measure alone, clean and under each noise."""
-    columns, cells = _measured(told["tables"], told, evaluations, [(table, name, measure) for table in told["tables"]])
+    columns, cells = _measured(told, evaluations, [(table, name, measure) for table in told["tables"]])
     heads = [
         Column("Variant"),
         Column("parameters"),
@@ -212,7 +216,6 @@ def _limits(table: Mapping[str, Any], name: str) -> float | None:
 
 
 def _measured(
-    tables: Sequence[Mapping[str, Any]],
     told: Mapping[str, Any],
     evaluations: Mapping[str, Any],
     wanted: Sequence[tuple[Mapping[str, Any], str, Measure]],
@@ -220,7 +223,6 @@ def _measured(
     """Columns of scores, each followed by the paper's figures where there are any.
 
     Args:
-        tables: All of the study.
         told: What stands in `study.json`.
         evaluations: Of each variant.
         wanted: The table, the name and the description of each measure.
@@ -347,7 +349,7 @@ def _section(
     """One table of the study and what stands around it."""
     noise = None if table["where"] == "clean" else table["where"]
     rates = next((found["rates"] for found in evaluations.values() if noise in found["noises"]), [0, 1])
-    columns, cells = _measured(told["tables"], told, evaluations, [(table, n, m) for n, m in measures.items()])
+    columns, cells = _measured(told, evaluations, [(table, n, m) for n, m in measures.items()])
     rows = []
     for variant, row in table["rows"].items():
         count = max((score["n"] for score in row.values()), default=0)

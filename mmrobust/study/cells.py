@@ -67,7 +67,7 @@ def run_cells(made: Study, jobs: int, threads: int, lock: int | None, quiet: boo
     variants = made.told["variants"]
     waiting: deque[str] = deque()
     for name, found in variants.items():
-        there = complete(made.run(name))
+        there = _complete(made.run(name))
         found.update(state="finished" if there else "waiting", error=None, missing=[])
         if not there:
             waiting.append(name)
@@ -220,7 +220,7 @@ def _rest(run: RunFolder) -> bool:
     return False
 
 
-def complete(run: RunFolder) -> bool:
+def _complete(run: RunFolder) -> bool:
     """Whether a variant is evaluated with all its seeds."""
     told = evaluation(run)
     return told is not None and set(told["seeds"]) >= set(recipes.load(run.resolved).train.seeds)

@@ -291,6 +291,9 @@ def locked(path: Path, quiet: bool) -> Iterator[int | None]:
         path: The study's folder.
         quiet: Do not tell that another is waited for.
 
+    Yields:
+        The lock, for children to hold too; None where there are no locks.
+
     Raises:
         MmrobustError: Another process stays in it.
     """
@@ -310,7 +313,7 @@ def locked(path: Path, quiet: bool) -> Iterator[int | None]:
                     raise MmrobustError(
                         f"another process is running the study in {path}; wait for it, or stop it"
                     ) from None
-                if not quiet and begin:
+                if not quiet:
                     print("waiting for another process to leave the study", file=sys.stderr, flush=True)
                     quiet = True
                 time.sleep(0.2)

@@ -95,7 +95,7 @@ def test_a_classifier_says_classes(runs: Path) -> None:
     assert found["noise"] == {"name": "frame_drop", "rate": 1}
     assert {row["label"] for row in found["worst"]} <= {"class 0", "class 1", "class 2"}
     assert all(0 <= row["error"] <= 1 for row in found["worst"])
-    assert "is not evaluated" in found["limit"]["missing"]
+    assert found["limit"]["missing"] == f"the run is not evaluated; mmrobust evaluate {runs / 'classes'} measures it"
 
 
 def test_a_model_without_these_parts_says_so(runs: Path) -> None:

@@ -321,6 +321,12 @@ def test_damaged_files_are_told(runs: Path) -> None:
     (runs / "two" / "evaluation.json").write_text('{"format": 2}')
     with pytest.raises(MmrobustError, match="format 2"):
         report(runs / "two")
+    whole = (runs / "trained" / "resolved.yaml").read_text()
+    for text in ("a: [", "- no recipe", ""):
+        (runs / "trained" / "resolved.yaml").write_text(text)
+        with pytest.raises(MmrobustError, match=r"resolved\.yaml is damaged"):
+            report(runs / "trained")
+    (runs / "trained" / "resolved.yaml").write_text(whole)
     (runs / "trained" / "recipe.yaml").unlink()
     with pytest.raises(MmrobustError, match=r"recipe\.yaml cannot be read"):
         report(RunFolder(runs / "trained"))

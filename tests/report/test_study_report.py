@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from mmrobust.errors import MmrobustError
 from mmrobust.measures import describe
 from mmrobust.report.study import report_study
 from mmrobust.robustness import evaluate
@@ -184,6 +185,12 @@ def test_without_anything_compared_nothing_is_said_of_multibench(study: Path) ->
     }
     (study / "study.json").write_text(json.dumps(told))
     assert "MultiBench" not in report_study(study).read_text()
+
+
+def test_a_damaged_study_is_told(study: Path) -> None:
+    (study / "study.json").write_text("{")
+    with pytest.raises(MmrobustError, match=r"study\.json is damaged"):
+        report_study(study)
 
 
 def test_every_link_leads_somewhere(study: Path, read: Any) -> None:
