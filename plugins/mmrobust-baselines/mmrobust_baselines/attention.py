@@ -108,7 +108,7 @@ class _Narrow(torch.autograd.Function):
             _weights(q[rows], k[rows], hidden[rows], p)
             torch.bmm(g[rows], p, out=d_v[rows])
             torch.bmm(g[rows].mT, v[rows], out=d_p)
-            torch._softmax_backward_data(d_p, p, -1, p.dtype, grad_input=d_p)
+            torch.ops.aten._softmax_backward_data.out(d_p, p, -1, p.dtype, grad_input=d_p)
             torch.bmm(k[rows], d_p.mT, out=d_q[rows])
             torch.bmm(q[rows], d_p, out=d_k[rows])
         d_q.mul_(q.shape[1] ** -0.5)
