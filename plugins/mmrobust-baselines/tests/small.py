@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmrobust.build import part_builder
-from mmrobust.contracts import Batch, Context, Outputs, Progress, Shape, Stream, Streams, Task
+from mmrobust.contracts import Batch, Context, Dataset, Outputs, Progress, Shape, Split, Stream, Streams, Task
 
 REGRESSION = Task("regression", 1, "mosi", -3.0, 3.0)
 CLASSES = Task("classification", 3, "classification")
@@ -56,3 +56,24 @@ def outputs(specific: Streams, *, generic: Streams | None = None, label: torch.T
     batch = Batch.fresh(specific, torch.zeros(count) if label is None else label)
     fused = Stream.pooled(torch.cat([s.mean() for s in specific.values()], -1))
     return Outputs(specific, generic or {}, specific, fused, torch.zeros(count, 1), {}, batch)
+
+
+class MadeUpData(Dataset):
+    """Filled by `made_up`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def made_up(task: Task, shapes: dict[str, Shape], aligned: bool) -> MadeUpData:
+    """Random data of these shapes, twelve samples to train on."""
+    dataset = MadeUpData()
+    dataset.modalities, dataset.aligned, dataset.task = shapes, aligned, task
+    dataset.splits = {}
+    random = torch.Generator().manual_seed(0)
+    for split, count in {"train": 12, "valid": 4, "test": 4}.items():
+        x = streams(shapes, count)
+        size = (count, 4) if task.kind == "multilabel" else (count,)
+        label = torch.randint(0, 2 if task.kind == "multilabel" else 3, size, generator=random)
+        dataset.splits[split] = Split(x, label, tuple(map(str, range(count))))
+    return dataset

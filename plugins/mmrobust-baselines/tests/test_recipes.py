@@ -8,9 +8,9 @@ import pytest
 import torch
 from mmrobust import recipe as recipes
 from mmrobust.build import Built, build
-from mmrobust.contracts import Batch, Dataset, Progress, Shape, Split, Stream, Task
+from mmrobust.contracts import Batch, Progress, Shape, Stream, Task
 from mmrobust.randomness import generator
-from small import streams
+from small import made_up
 from torch import nn
 
 PEERS = sorted(name for name in recipes.shipped() if name.startswith("peers/"))
@@ -150,26 +150,6 @@ def test_a_study_of_the_peers_is_whole(name: str) -> None:
     variants = [study.variant(variant) for variant in study.variants]
     assert len({(v.train.epochs, v.train.patience, v.train.seeds) for v in variants}) == 1
     assert len({str(v.evaluate) for v in variants}) == len({str(v.data) for v in variants}) == 1
-
-
-class MadeUpData(Dataset):
-    """Filled by `made_up`."""
-
-    def __init__(self) -> None:
-        pass
-
-
-def made_up(task: Task, shapes: dict[str, Shape], aligned: bool) -> MadeUpData:
-    dataset = MadeUpData()
-    dataset.modalities, dataset.aligned, dataset.task = shapes, aligned, task
-    dataset.splits = {}
-    random = torch.Generator().manual_seed(0)
-    for split, count in {"train": 12, "valid": 4, "test": 4}.items():
-        x = streams(shapes, count)
-        size = (count, 4) if task.kind == "multilabel" else (count,)
-        label = torch.randint(0, 2 if task.kind == "multilabel" else 3, size, generator=random)
-        dataset.splits[split] = Split(x, label, tuple(map(str, range(count))))
-    return dataset
 
 
 LIKE = {
