@@ -141,6 +141,8 @@ class GateEncoder(Fusion):
     them, step by step; what passes is put beside H'_m, goes through a layer with tanh, and the maximum over the real
     steps is kept: `b 1 M*out`.
 
+    How it was read: the gate has a number for each feature of a state; the release's has one for each step.
+
     Args:
         context: What the house provides.
         hidden: Units of each direction of the GRU.
