@@ -11,6 +11,7 @@ from torch import nn
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
 from mmrobust.nn.layers import CrossBlock
+from mmrobust.nn.rows import Rows
 
 Side = Literal["generic", "specific"]
 
@@ -131,16 +132,18 @@ class CrossAttention(Fusion):
         return {"x": x, "query": x.map(blocks[0].query), **key_values}
 
     def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
-        x, mask = prepared["x"].x, prepared["x"].mask
+        mask = prepared["x"].mask
+        rows = Rows.where(mask)
+        x = rows.pack(prepared["x"].x)
         blocks = self._blocks()
         for i, block in enumerate(blocks):
-            query = block.query(x) if i else prepared["query"].x
+            query = rows.unpack(block.query(x)) if i else prepared["query"].x
             source = prepared[f"key_value_{i}"]
-            x = block.attend(x, query, source.x, source.mask)
+            x = block.attend(x, query, source.x, source.mask, rows)
             if self.pooled and block is blocks[-1]:
-                return Stream.pooled(block.feed_on_mean(x, mask).squeeze(1))
+                return Stream.pooled(block.feed_on_mean(x, mask, rows).squeeze(1))
             x = block.feed_on(x)
-        return Stream(x, mask)
+        return Stream(rows.unpack(x), mask)
 
     def _blocks(self) -> list[CrossBlock]:
         return list(self.blocks)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmrobust.nn.attention import attention
+from mmrobust.nn.rows import Rows
 
 
 def mlp(width: int, hidden: int, out: int, *, slope: float = 0.01, dropout: float = 0.0) -> nn.Sequential:
@@ -48,11 +49,12 @@ class MultiheadAttention(nn.Module):
         """Attends from `x` `b s d` to `source` `b t k`, whose real steps `mask` `b t` tells; gives `b s d`."""
         return self.attend(self.query(x), self.key_value(source), mask)
 
-    def attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
-        """The same, of projections `b s d` and `b t (2 d)` that were made before."""
+    def attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None, rows: Rows | None = None) -> Tensor:
+        """The same, of projections `b s d` and `b t (2 d)` that were made before; gives `rows` of it, if there are."""
         query = rearrange(query, "b s (h d) -> b h s d", h=self.heads)
         key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
-        return self.out(rearrange(attention(query, key, value, mask, self.backend), "b h s d -> b s (h d)"))
+        out = rearrange(attention(query, key, value, mask, self.backend), "b h s d -> b s (h d)")
+        return self.out(out if rows is None else rows.pack(out))
 
 
 class CrossBlock(nn.Module):
@@ -101,28 +103,31 @@ class CrossBlock(nn.Module):
         """The keys and values that `source` `b t k` becomes, `b t (2 d)`: each step on its own."""
         return self.attention.key_value(self.norm_source(source))
 
-    def attend(self, x: Tensor, query: Tensor, key_value: Tensor, mask: Tensor | None) -> Tensor:
-        """The first half of the block: `x` `b s d` after attending."""
-        x = x + self.dropout(self.attention.attend(query, key_value, mask))
+    def attend(
+        self, x: Tensor, query: Tensor, key_value: Tensor, mask: Tensor | None, rows: Rows | None = None
+    ) -> Tensor:
+        """The first half of the block: `x` after attending, `b s d`, or packed as `rows`, and so is what it gives."""
+        x = x + self.dropout(self.attention.attend(query, key_value, mask, rows))
         return x if self.pre else self.norm_query(x)
 
     def feed_on(self, x: Tensor) -> Tensor:
-        """The second half of the block: the feed-forward layer, `b s d`."""
+        """The second half of the block: the feed-forward layer, `... d`."""
         if self.pre:
             return x + self.dropout(self.feed(self.norm_feed(x)))
         return self.norm_feed(x + self.dropout(self.feed(x)))
 
-    def feed_on_mean(self, x: Tensor, mask: Tensor) -> Tensor:
+    def feed_on_mean(self, x: Tensor, mask: Tensor, rows: Rows) -> Tensor:
         """The mean of what `feed_on` gives over the steps that `mask` `b s` tells, `b 1 d`; zero where there is none.
 
         A mean and a linear layer can change places, so the last layer sees one step (not under dropout after it, nor
-        where a normalisation follows).
+        where a normalisation follows). `x` is packed as `rows`.
         """
         share = (mask.to(x.dtype) / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(1)
+        mean = lambda x: share @ rows.unpack(x)
         if not self.pre or (self.training and self.dropout.p):
-            return share @ self.feed_on(x)
+            return mean(self.feed_on(x))
         *hidden, last = self.feed
         inner = self.norm_feed(x)
         for layer in hidden:
             inner = layer(inner)
-        return share @ x + last(share @ inner) * mask.any(1)[:, None, None]
+        return mean(x) + last(mean(inner)) * mask.any(1)[:, None, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,7 @@ from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, Tas
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
 from mmrobust.errors import OptionError
+from mmrobust.nn.rows import Rows
 
 RAW = {"text": Shape(7, 6), "audio": Shape(3, 4), "vision": Shape(5, 1)}
 HALF = {m: Shape(8, shape.length) for m, shape in RAW.items()}
@@ -91,7 +94,25 @@ def test_the_fusion_is_a_transformer_with_generic_queries_and_specific_keys_and_
         reference.out_proj.weight.copy_(block.attention.out.weight)
         reference.out_proj.bias.copy_(block.attention.out.bias)
     x = query + reference(block.norm_query(query), source, source, key_padding_mask=~mask)[0]
-    torch.testing.assert_close(out.x, x + block.feed(block.norm_feed(x)))
+    truth = Stream(x + block.feed(block.norm_feed(x)), out.mask)
+    torch.testing.assert_close(out.zeroed().x, truth.zeroed().x)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_the_fusion_without_padding_is_the_fusion_with_it(
+    norm: str, pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = CrossAttention(replace(CONTEXT, pooled=pooled), heads=2, norm=norm).double()  # type: ignore[arg-type]
+    generic, specific = ({m: s.map(torch.Tensor.double) for m, s in streams(seed=i).items()} for i in (1, 2))
+    found = []
+    for packed in (True, False):
+        if not packed:
+            monkeypatch.setattr(Rows, "where", classmethod(lambda cls, mask: cls()))
+        out = part(generic, specific, {}).zeroed().x
+        found.append([out, *torch.autograd.grad(out.square().sum(), list(part.parameters()))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -11,6 +11,7 @@ import torch
 from mmrobust.contracts import Context, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
+from mmrobust.nn.rows import Rows
 from torch import Tensor, nn
 
 from mmrobust_baselines.attention import attend, eager
@@ -95,34 +96,6 @@ def compact(stream: Stream) -> Stream:
         mask=stream.mask.gather(1, order),
         times=None if stream.times is None else pick(stream.times, order),
     )
-
-
-class Rows:
-    """The real steps of a batch one after another, so that no layer spends arithmetic on padding.
-
-    Args:
-        mask: True where a step is real, `b t`; None for all steps, left where they are.
-    """
-
-    def __init__(self, mask: Tensor | None = None) -> None:
-        self.mask = mask
-        self.places = None if mask is None else mask.flatten().nonzero().squeeze(1)
-
-    @classmethod
-    def where(cls, mask: Tensor | None) -> Rows:
-        """Rows of a mask on a CPU; elsewhere, or under a compiler or vmap, shapes must not depend on values."""
-        return cls(mask if mask is not None and mask.device.type == "cpu" and eager() else None)
-
-    def pack(self, x: Tensor) -> Tensor:
-        """The real steps `n d` of `b t d`."""
-        return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
-
-    def unpack(self, x: Tensor) -> Tensor:
-        """Real steps `n d` at their places in `b t d`, zero elsewhere."""
-        if self.mask is None or self.places is None:
-            return x
-        b, t = self.mask.shape
-        return x.new_zeros(b * t, x.shape[1]).index_copy_(0, self.places, x).view(b, t, -1)
 
 
 Unaligned = Literal["refuse", "stretch"]

@@ -1,0 +1,37 @@
+"""Promise: real steps go through and come back to their places, and where that cannot be, every step stays."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmrobust.nn.rows import Rows
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_steps_come_back_to_their_places(lists: list[list[bool]]) -> None:
+    mask = torch.tensor(lists)
+    x = torch.arange(mask.numel() * 2.0).view(*mask.shape, 2) + 1
+    rows = Rows.where(mask)
+    packed = rows.pack(x)
+    assert torch.equal(rows.unpack(packed) * mask.unsqueeze(-1), x * mask.unsqueeze(-1))
+    if not mask.all():
+        assert packed.shape == (mask.sum(), 2)
+        assert torch.equal(rows.unpack(packed), x * mask.unsqueeze(-1))
+
+
+def test_without_padding_nothing_is_moved() -> None:
+    x = torch.randn(2, 3, 4)
+    rows = Rows.where(torch.ones(2, 3, dtype=torch.bool))
+    assert rows.pack(x) is x and rows.unpack(x) is x
+
+
+def test_where_tensors_have_no_values_every_step_stays() -> None:
+    def shape(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        assert Rows.where(mask).pack(x) is x
+        return x + 1
+
+    mask, x = torch.tensor([[True, False]]), torch.zeros(1, 2, 1)
+    torch.func.vmap(shape)(mask.unsqueeze(0), x.unsqueeze(0))
+    torch.compile(shape, backend="eager", fullgraph=True)(mask, x)
