@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrobust import measures
+from mmrobust.allocator import keep_freed_memory
 from mmrobust.contracts import Context, Progress, Split
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, MmrobustError, Problem, RecipeError
 from mmrobust.randomness import derive, generator
@@ -199,6 +200,8 @@ class Trainer:
         tell: Callable[[str], None],
         beside: Trainer | None = None,
     ) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.built, self.folder, self.seed, self.device, self.tell = built, folder, seed, device, tell
         self.settings = settings = built.recipe.train
         self.model, self.learning = built.model.to(device), built.learning.to(device)

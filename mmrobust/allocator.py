@@ -1,0 +1,26 @@
+"""What the C library does with memory that is freed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them, malloc.h
+_MOST = 2**30
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Keeps what a step frees for the next one, for the rest of the process.
+
+    Every step on a CPU frees tens of megabytes and asks for as many again. By default glibc hands large blocks back to
+    the kernel, which then has to clear every page anew; without that TFN, whose tensors have 18 MB, trains 1.3 times
+    as fast. The process stays as large as it once was. Does nothing where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _MOST)
+        mallopt(_TRIM_THRESHOLD, _MOST)
