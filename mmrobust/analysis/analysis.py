@@ -42,8 +42,8 @@ from mmrobust.errors import CheckpointError, DataError, UsageError, nearest
 from mmrobust.measures import describe
 from mmrobust.nn.attention import record
 from mmrobust.randomness import generator
-from mmrobust.robustness.evaluation import _grid
-from mmrobust.robustness.sweep import BLOCK, _blocks, _draw, restrict
+from mmrobust.robustness.evaluation import grid_of
+from mmrobust.robustness.sweep import BLOCK, blocks_of, noisy_blocks, restrict
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained
 from mmrobust.training.folder import to_json
 
@@ -193,7 +193,7 @@ def _load(run: str | Path | RunFolder, seed: int | None) -> _Loaded:
     split = built.dataset.splits.get(name)
     if split is None:
         raise DataError(f"the data has no split '{name}'{nearest(name, built.dataset.splits)}")
-    noises = _grid(built)[0].noises
+    noises = grid_of(built)[0].noises
     first, noise = next(iter(noises.items()))
     device = choose_device(built.recipe)
     built.model.to(device).eval()
@@ -220,11 +220,11 @@ def _look(one: _Loaded, rate: float, rates: Sequence[float], meter: Meter) -> di
     meter.update(meter.done, label=label)
     train = restrict(one.built.dataset.splits["train"], one.built.context.modalities)
     random = generator(0, "analysis", "probe")
-    drawn = _draw(one.noise, one.name, rate, 0, 0, list(_blocks(one.split)))
+    drawn = noisy_blocks(one.noise, one.name, rate, 0, 0, list(blocks_of(one.split)))
     features = {
-        "train": _pooled(one, _blocks(train), meter),
-        "noisy train": _pooled(one, (one.noise(block, rate, random) for block in _blocks(train)), meter),
-        "test": _pooled(one, _blocks(one.split), meter),
+        "train": _pooled(one, blocks_of(train), meter),
+        "noisy train": _pooled(one, (one.noise(block, rate, random) for block in blocks_of(train)), meter),
+        "test": _pooled(one, blocks_of(one.split), meter),
         "noisy test": _pooled(one, drawn, meter),
     }
     return {
@@ -308,11 +308,11 @@ def _stacked(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _mass(one: _Loaded, rates: Sequence[float], meter: Meter) -> dict[str, Any]:
     """The share of the fusion's attention that erased steps receive at each rate, beside their share of the steps."""
-    blocks = list(_blocks(one.split))
+    blocks = list(blocks_of(one.split))
     mass, share = [], []
     for rate in rates:
         seen_mass, seen_share = [], []
-        for block in _draw(one.noise, one.name, rate, 0, 0, blocks):
+        for block in noisy_blocks(one.noise, one.name, rate, 0, 0, blocks):
             for batch, out, seen in _forward(one, block):
                 calls = _steps(batch, out, seen)
                 if not calls:
@@ -344,8 +344,8 @@ def _steps(batch: Batch, out: Outputs, seen: Sequence[Tensor]) -> list[tuple[Ten
 def _map(one: _Loaded, number: int, rate: float) -> dict[str, Any]:
     """The fusion's attention for one sample, clean and under noise, mean over heads and blocks."""
     place, offset = divmod(number, BLOCK)
-    blocks = list(_blocks(one.split))
-    noisy = list(_draw(one.noise, one.name, rate, 0, 0, blocks[: place + 1]))[place]
+    blocks = list(blocks_of(one.split))
+    noisy = list(noisy_blocks(one.noise, one.name, rate, 0, 0, blocks[: place + 1]))[place]
     pictures: dict[str, Tensor] = {}
     shape: dict[str, Any] = {}
     for name, block in (("clean", blocks[place]), ("noisy", noisy)):
@@ -392,8 +392,8 @@ def _worst(one: _Loaded, rate: float) -> list[dict[str, Any]] | Missing:
     label = one.split.label
     if label is None:
         return {"missing": "the split has no labels"}
-    blocks = list(_blocks(one.split))
-    noisy = list(_draw(one.noise, one.name, rate, 0, 0, blocks))
+    blocks = list(blocks_of(one.split))
+    noisy = list(noisy_blocks(one.noise, one.name, rate, 0, 0, blocks))
     predict = lambda some: torch.cat(
         [out.prediction.double().cpu() for block in some for _, out, _ in _forward(one, block)]
     )

@@ -52,7 +52,7 @@ from mmrobust.robustness.sweep import CLEAN, Grid, auilc, auilc_mean, restrict, 
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained
 from mmrobust.training.folder import to_json
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "grid_of"]
 
 FORMAT = 1
 
@@ -129,7 +129,7 @@ def evaluate(
         labelled = [name for name, other in built.dataset.splits.items() if other.label is not None]
         raise DataError(f"the data has no labelled split '{settings.split}'{nearest(settings.split, labelled)}")
     split = restrict(split, built.context.modalities)
-    grid, parts = _grid(built)
+    grid, parts = grid_of(built)
     device = choose_device(built.recipe)
 
     predictions: dict[int, dict[str, Tensor]] = {}
@@ -172,7 +172,7 @@ def _measures(built: Built) -> list[str]:
         raise RecipeError(Problem(str(error), built.recipe.where("evaluate", "metrics"))) from error
 
 
-def _grid(built: Built) -> tuple[Grid, dict[str, Any]]:
+def grid_of(built: Built) -> tuple[Grid, dict[str, Any]]:
     """The grid of a recipe, and what each of its noises is."""
     settings = built.recipe.evaluate
     noises: dict[str, Noise] = {}

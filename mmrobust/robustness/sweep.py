@@ -19,7 +19,7 @@ from mmrobust.measures import limit, measures_of
 from mmrobust.randomness import generator
 from mmrobust.robustness.blocks import Block, Draws, Tick
 
-__all__ = ["CLEAN", "Grid", "auilc", "auilc_mean", "sweep", "sweep_limit"]
+__all__ = ["CLEAN", "Grid", "auilc", "auilc_mean", "blocks_of", "noisy_blocks", "restrict", "sweep", "sweep_limit"]
 
 CLEAN = "clean"
 BLOCK = 256  # samples that share one call of a noise; changing it changes every published draw
@@ -90,7 +90,7 @@ def sweep(
     training = model.training
     model.eval()
     try:
-        for batch in _blocks(split):
+        for batch in blocks_of(split):
             block = Block(model, batch, batch_size, device, tick)
             clean = block.clean()
             parts[CLEAN].append(clean)
@@ -131,7 +131,7 @@ def sweep_limit(
     """
     names = list(measures_of(dataset.task) if measures is None else measures)
     split = restrict(dataset.splits[name], modalities)
-    label, blocks = split.label, list(_blocks(split))
+    label, blocks = split.label, list(blocks_of(split))
     if label is None:
         return None
 
@@ -155,7 +155,9 @@ def sweep_limit(
             if rate == 0:
                 table.append([clean] * grid.draws)
                 continue
-            row = [score(_draw(noise, key, rate, draw, grid.seed, blocks)) for draw in range(grid.draws_of(noise))]
+            row = [
+                score(noisy_blocks(noise, key, rate, draw, grid.seed, blocks)) for draw in range(grid.draws_of(noise))
+            ]
             if any(scores is None for scores in row):
                 break
             table.append([scores for scores in row if scores is not None] * (grid.draws // len(row)))
@@ -196,12 +198,14 @@ def restrict(split: Split, modalities: Sequence[str] | None) -> Split:
     return replace(split, features={m: split.features[m].zeroed() for m in names})
 
 
-def _blocks(split: Split) -> Iterator[Batch]:
+def blocks_of(split: Split) -> Iterator[Batch]:
     for index in torch.arange(len(split)).split(BLOCK):
         yield split.batch(index)
 
 
-def _draw(noise: Noise, name: str, rate: float, draw: int, seed: int, blocks: Sequence[Batch]) -> Iterator[Batch]:
+def noisy_blocks(
+    noise: Noise, name: str, rate: float, draw: int, seed: int, blocks: Sequence[Batch]
+) -> Iterator[Batch]:
     """The blocks of a split under one draw of a noise."""
     random = _generator(name, rate, draw, seed)
     for block in blocks:
