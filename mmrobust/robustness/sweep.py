@@ -199,6 +199,7 @@ def restrict(split: Split, modalities: Sequence[str] | None) -> Split:
 
 
 def blocks_of(split: Split) -> Iterator[Batch]:
+    """The samples of a split in the blocks in which noise is drawn."""
     for index in torch.arange(len(split)).split(BLOCK):
         yield split.batch(index)
 
