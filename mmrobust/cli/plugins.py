@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 
 import typer
@@ -182,6 +183,7 @@ def _contract(kind: str) -> str:
 
 
 def _used_in(kind: str, name: str, distribution: str) -> list[str]:
+    """The shipped recipes that use it by name; what extends them is left out, and need not be read."""
     from mmrobust.errors import MmrobustError
     from mmrobust.recipe import compose
     from mmrobust.recipe.check import Checker, check
@@ -190,7 +192,8 @@ def _used_in(kind: str, name: str, distribution: str) -> list[str]:
     for recipe, path in compose.shipped().items():
         checker = Checker()
         try:
-            check(compose.extended(path, compose.read(path)[1]), path.stem, checker)
+            if re.search(rf"\b{re.escape(name)}\b", path.read_text(encoding="utf-8")):
+                check(compose.extended(path, compose.read(path)[1]), path.stem, checker)
         except MmrobustError:
             continue
         if (kind, name, distribution) in checker.used:
