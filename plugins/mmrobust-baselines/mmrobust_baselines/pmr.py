@@ -3,14 +3,26 @@ from unaligned multimodal sequences".
 
 Its parts: a temporal convolution as encoder (`conv1d`), `message_hub` as fusion, an MLP head.
 
-The paper's text was not at hand when this was written; what is here follows its abstract and the descriptions of later
-papers: a message hub holds a common message; in each layer, reinforcement units let the message reinforce each modality
-and each modality reinforce the message, progressively; a unit weighs crossmodal against own attention by a gate.
+The paper's text was not at hand, and the authors have no public code that was found; what is here follows the abstract
+and was compared with two reimplementations by others. Both agree with it that the message begins as all modalities one
+after the other, that a layer reinforces first each modality by the message and then the message by each reinforced
+modality; one has the gate between crossmodal and own attention as it is here, the other's unit was not to be seen.
+
+How it was read, where they differ from this or from each other:
+
+- a unit adds its result to the target, as MulT's blocks do, and normalises first; the one unit that was seen has no
+  such residual and normalises afterwards;
+- the message is the mean of what the modalities made of it (`update: mean`). Both have learnt weights, a softmax over
+  modalities, and a feed-forward layer after it: `update: attention`. One of them has left it for a plain sum;
+- every unit has parameters of its own, as in one of them; the other shares one unit throughout;
+- each modality goes through a Transformer of its own and the last steps come out side by side, as MulT's do. One of
+  them puts the message and all modalities one after the other through one Transformer, and takes its very last step;
+  the other returns the modalities without the message.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
@@ -56,12 +68,38 @@ class ReinforcementUnit(nn.Module):
         return y + self.dropout(self.feed(self.norm_feed(y)))
 
 
+class MessageUpdate(nn.Module):
+    """One message from those that the modalities have reinforced: z = sum_m w_m z_m, and a feed-forward layer.
+
+    w_m is one number for each sample, the softmax over modalities of u tanh(W z + b), z the mean of z_m's real steps.
+
+    Args:
+        width: Size of a step.
+        ratio: Width of the feed-forward layer over `width`.
+        dropout: Share dropped on the residual branch in training.
+    """
+
+    def __init__(self, width: int, ratio: float, dropout: float) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
+        self.norm = nn.LayerNorm(width)
+        hidden = round(width * ratio)
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, heard: list[Tensor], mask: Tensor) -> Tensor:
+        """The message `b t d` from one `b t d` of each modality."""
+        weight = torch.stack([self.score(Stream(z, mask).mean()) for z in heard]).softmax(0)  # m b 1
+        z = (weight.unsqueeze(2) * torch.stack(heard)).sum(0)
+        return z + self.dropout(self.feed(self.norm(z)))
+
+
 class MessageHub(Fusion):
     """Layers of reinforcement between all modalities and a common message.
 
     The message begins as all low-level features, one after the other. In each layer every modality is reinforced by
-    the message, and the message by every modality (the mean of what each makes of it); then each modality goes through
-    a Transformer of its own, and the last real steps, side by side, are what comes out, `b 1 M*d`.
+    the message, and the message by every modality (`update` says how one message comes of several); then each modality
+    goes through a Transformer of its own, and the last real steps, side by side, are what comes out, `b 1 M*d`.
 
     Args:
         context: What the house provides.
@@ -71,6 +109,7 @@ class MessageHub(Fusion):
         ratio: Width of the feed-forward layers over d.
         dropout: Share dropped on each residual branch in training.
         pool: `last` for the last real step, or `mean`.
+        update: The message is the `mean` of what the modalities make of it, or weighed by `attention`.
 
     Raises:
         OptionError: Streams have different widths, or `heads` does not divide theirs.
@@ -86,6 +125,7 @@ class MessageHub(Fusion):
         ratio: float = 4.0,
         dropout: float = 0.0,
         pool: Pool = "last",
+        update: Literal["mean", "attention"] = "mean",
     ) -> None:
         super().__init__(context)
         shapes = joined(context.generic, context.specific)
@@ -112,6 +152,10 @@ class MessageHub(Fusion):
                 for k in shapes
             }
         )
+        # Not as many as layers: nobody hears the message after the last.
+        self.updates = nn.ModuleList(
+            MessageUpdate(width, ratio, dropout) for _ in range(depth - 1 if update == "attention" else 0)
+        )
         self.pool: Pool = pool
         self.shape = Shape(width * len(shapes), 1)
 
@@ -122,11 +166,13 @@ class MessageHub(Fusion):
         message = Stream(
             torch.cat([s.x for s in streams.values()], 1), torch.cat([s.mask for s in streams.values()], 1)
         )
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
             assert isinstance(layer, nn.ModuleDict)
             reinforced = {k: Stream(layer[f"to_{k}"](s, message), s.mask) for k, s in streams.items()}
             heard = [layer[f"from_{k}"](message, s) for k, s in reinforced.items() if f"from_{k}" in layer]
             streams = reinforced
-            message = message if not heard else Stream(torch.stack(heard).mean(0), message.mask)
+            if heard:
+                one = self.updates[i](heard, message.mask) if self.updates else torch.stack(heard).mean(0)
+                message = Stream(one, message.mask)
         found = [pooled(Stream(self.selves[k](s.x, None, s.mask), s.mask), self.pool) for k, s in streams.items()]
         return Stream.pooled(torch.cat(found, -1))

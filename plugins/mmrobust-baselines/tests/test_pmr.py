@@ -6,7 +6,7 @@ import torch
 from mmrobust.contracts import Shape
 from small import context, streams
 
-from mmrobust_baselines.pmr import MessageHub
+from mmrobust_baselines.pmr import MessageHub, MessageUpdate
 
 SHAPES = {"a": Shape(8, 5), "b": Shape(8, 3), "c": Shape(8, 6)}
 
@@ -34,3 +34,19 @@ def test_a_closed_gate_leaves_self_attention() -> None:
 def test_nobody_reinforces_a_message_that_nobody_hears() -> None:
     fusion = MessageHub(context(SHAPES), depth=2, heads=2)
     assert [len(layer) for layer in fusion.layers] == [6, 3]  # type: ignore[arg-type]
+
+
+def test_a_message_is_weighed_by_attention() -> None:
+    torch.manual_seed(0)
+    fusion = MessageHub(context(SHAPES), depth=2, heads=2, update="attention")
+    assert len(fusion.updates) == 1
+    given = streams(SHAPES)
+    fusion({}, given, {}).x.square().sum().backward()
+    assert all(p.grad is not None for p in fusion.updates.parameters())
+    update = MessageUpdate(8, 2.0, 0.0)
+    with torch.no_grad():
+        update.score[2].weight.zero_()  # type: ignore[operator]
+        update.feed[3].weight.zero_()  # type: ignore[operator]
+        update.feed[3].bias.zero_()  # type: ignore[operator]
+    heard, mask = [torch.randn(4, 5, 8) for _ in range(3)], torch.ones(4, 5, dtype=torch.bool)
+    torch.testing.assert_close(update(heard, mask), torch.stack(heard).mean(0))  # equal scores: the mean
