@@ -7,12 +7,17 @@ translated on ("hierarchical MCTN").
 
 Its parts: `translation_chain` as fusion (the encoders of the translators and the network that reads the joint
 representation), and the objective `translation`, which owns the decoders: they are not needed for a prediction.
+
+The paper's text was at hand only as far as its abstract and first figure. What is here was compared with the authors'
+public code and MMSA's: units, costs (mean square errors, each with weight 0.1 beside a mean absolute error of the
+prediction), a way back for the first translation alone, and a second translator that encodes the states of the first
+are as in both, but for the prediction's cost, which is the objective `task`'s. Other differences are in the docstrings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Shape, Stream, Streams
@@ -25,6 +30,18 @@ from mmrobust_baselines.recurrent import Recurrent
 JOINTS = "translation_joints"
 
 
+def _translated(context: Context, source: str, targets: list[str] | None) -> tuple[str, ...]:
+    """The targets in order: as told, or as the data has them."""
+    others = tuple(m for m in context.modalities if m != source)
+    if targets is None:
+        return others
+    if sorted(targets) != sorted(others):
+        raise OptionError(
+            "targets", f"has to be the other modalities in some order ({', '.join(others)}), not {targets}"
+        )
+    return tuple(targets)
+
+
 class TranslationChain(Fusion):
     """Encodes the source again and again, once for each target; the last joint representation is read by an LSTM.
 
@@ -32,31 +49,55 @@ class TranslationChain(Fusion):
     the last one with a recurrent network, whose last state is what comes out, `b 1 hidden`. The joint representations
     go into the notes, for the objective `translation`. Other modalities than the source are never read.
 
+    How it was read: encoders read forwards and the last state is the prediction's. Both public codes have encoders that
+    also read backwards, the sum of both directions being the joint representation (`bidirectional`), and weigh the
+    states of the last network by a softmax over tanh(w h + b) (`read: attention`). They translate text into vision
+    first and into audio then, where data in MMSA's layout comes with audio first: `targets: [vision, audio]`.
+
     Args:
         context: What the house provides.
         source: The modality that is translated; None for the first. It is read from the specific features, or the
             generic ones where there are no specific.
         hidden: Units of each network.
         layers: Networks one on the other in each encoder.
+        targets: The other modalities in the order of translation; None for the data's. The objective `translation` has
+            to be told the same.
+        bidirectional: Whether encoders also read backwards; the joint representation is the sum.
+        read: What comes out of the network that reads the last joint representation: its `last` state, or all states
+            weighed by `attention`.
 
     Raises:
-        OptionError: There is no such modality.
+        OptionError: There is no such modality, or `targets` are not the others.
     """
 
     vmappable = False
     compilable = False  # torch.compile does not take nn.LSTM
 
-    def __init__(self, context: Context, *, source: str | None = None, hidden: int = 32, layers: int = 1) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        source: str | None = None,
+        hidden: int = 32,
+        layers: int = 1,
+        targets: list[str] | None = None,
+        bidirectional: bool = False,
+        read: Literal["last", "attention"] = "last",
+    ) -> None:
         super().__init__(context)
         self.side = "specific" if context.specific else "generic"
         shapes = context.specific or context.generic
         self.source = source or next(iter(shapes))
         if self.source not in shapes:
             raise OptionError("source", f"there is no modality '{self.source}'{nearest(self.source, shapes)}")
-        self.targets = tuple(m for m in context.modalities if m != self.source)
+        self.targets = _translated(context, self.source, targets)
         sizes = [shapes[self.source].width, *[hidden] * (len(self.targets) - 1)]
-        self.encoders = nn.ModuleList(Recurrent(size, hidden, layers=layers) for size in sizes)
+        self.encoders = nn.ModuleList(
+            Recurrent(size, hidden, layers=layers, bidirectional=bidirectional) for size in sizes
+        )
         self.reader = Recurrent(hidden, hidden)
+        self.weigh = nn.Sequential(nn.Linear(hidden, 1), nn.Tanh()) if read == "attention" else None
+        self.bidirectional = bidirectional
         self.shape = Shape(hidden, 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
@@ -64,13 +105,23 @@ class TranslationChain(Fusion):
         joints = []
         for encoder in self.encoders:
             stream, _ = encoder(stream)
+            if self.bidirectional:
+                stream = stream.map(lambda x: x.unflatten(-1, (2, -1)).sum(-2))
             joints.append(stream)
         notes[JOINTS] = {"source": self.source, "joints": dict(zip(self.targets, joints, strict=False))}
-        return Stream.pooled(self.reader(stream)[1][-1])
+        states, final = self.reader(stream)
+        if self.weigh is None:
+            return Stream.pooled(final[-1])
+        # Scores are between -1 and 1: no step is real where the sum is zero.
+        weight = self.weigh(states.x).exp() * states.mask.unsqueeze(-1)
+        return Stream.pooled((weight * states.x).sum(1) / weight.sum(1).clamp(min=1e-6))
 
 
 class Decoder(nn.Module):
     """A GRU that attends to the joint representation and hears its own last output.
+
+    The authors' decoder is an LSTM cell that attends by a linear layer on each state beside its own and hears no
+    output; MMSA's is an LSTM over one step at a time, which hears the true last step, at test time too.
 
     Args:
         joint: Width of the joint representation.
@@ -110,24 +161,34 @@ class Translation(Objective):
     loss is the sum of L_t over targets plus `cycle` times L_c.
 
     How it was read: decoders attend to the joint representation and hear their own last output in training as at test
-    time; the way back has networks of its own, for modalities differ in width (the paper writes one f for both
-    directions); only the first translation is cyclic, as in figure 4.
+    time; the way back has networks of its own, for modalities differ in width, where both public codes pad all of them
+    with zeros to the widest and go back through the same encoder and decoder; only the first translation is cyclic, as
+    in both.
 
     Args:
         context: What the house provides.
         hidden: Units of the decoders.
         cycle: Factor of L_c.
         source: The modality that the fusion translates; None for the first.
+        targets: The other modalities in the fusion's order of translation; None for the data's.
 
     Raises:
-        OptionError: There is no such modality.
+        OptionError: There is no such modality, or `targets` are not the others.
     """
 
     minimum = 2
     vmappable = False
     compilable = False  # a loop over as many steps as there are
 
-    def __init__(self, context: Context, *, hidden: int = 32, cycle: float = 1.0, source: str | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        hidden: int = 32,
+        cycle: float = 1.0,
+        source: str | None = None,
+        targets: list[str] | None = None,
+    ) -> None:
         super().__init__(context)
         assert context.fused is not None
         self.source = source or context.modalities[0]
@@ -136,10 +197,10 @@ class Translation(Objective):
                 "source", f"there is no modality '{self.source}'{nearest(self.source, context.modalities)}"
             )
         joint = context.fused.width
-        targets = [m for m in context.modalities if m != self.source]
+        order = _translated(context, self.source, targets)
         width = {m: context.features[m].width for m in context.modalities}
-        self.decoders = nn.ModuleDict({m: Decoder(joint, hidden, width[m], context.attention) for m in targets})
-        self.back = Recurrent(width[targets[0]], joint)
+        self.decoders = nn.ModuleDict({m: Decoder(joint, hidden, width[m], context.attention) for m in order})
+        self.back = Recurrent(width[order[0]], joint)
         self.home = Decoder(joint, hidden, width[self.source], context.attention)
         self.cycle = cycle
 

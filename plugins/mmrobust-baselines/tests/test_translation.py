@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from mmrobust.contracts import Shape
+from mmrobust.errors import OptionError
 from small import PROGRESS, context, outputs, streams
 
 from mmrobust_baselines.mctn import JOINTS, Decoder, Translation, TranslationChain
@@ -46,3 +48,28 @@ def test_a_decoder_hears_its_own_output() -> None:
     three, five = decoder(joint, 3), decoder(joint, 5)
     torch.testing.assert_close(three, five[:, :3])
     assert not torch.allclose(five[:, 3], five[:, 4])
+
+
+def test_targets_come_in_the_order_that_is_told() -> None:
+    told = replace(context(SHAPES), fused=Shape(3, 1))
+    fusion, objective = TranslationChain(told, hidden=3, targets=["c", "b"]), Translation(told, targets=["c", "b"])
+    out = outputs(streams(SHAPES))
+    fusion({}, streams(SHAPES), out.notes)
+    assert list(out.notes[JOINTS]["joints"]) == list(objective.decoders) == ["c", "b"]
+    assert objective.back.ahead[0].input_size == SHAPES["c"].width
+    with pytest.raises(OptionError, match="other modalities"):
+        TranslationChain(told, targets=["c"])
+
+
+def test_both_directions_are_added_and_the_states_are_weighed() -> None:
+    fusion = TranslationChain(context(SHAPES), hidden=3, bidirectional=True, read="attention")
+    given, notes = streams(SHAPES), {}
+    out = fusion({}, given, notes)
+    joints = list(notes[JOINTS]["joints"].values())
+    both = fusion.encoders[0](given["a"])[0].x
+    torch.testing.assert_close(joints[0].x, both[..., :3] + both[..., 3:])
+    assert fusion.weigh is not None
+    states = fusion.reader(joints[1])[0]
+    for i in range(4):
+        x = states.x[i][states.mask[i]]
+        torch.testing.assert_close(out.x[i, 0], (fusion.weigh(x).softmax(0) * x).sum(0))
