@@ -3,6 +3,9 @@ using nonverbal behaviors".
 
 Its one part is the fusion `word_shift`; encoder `none`, specific extractor `identity`, an MLP head. There is no
 auxiliary loss.
+
+The paper's equations were at hand as others have noted them down, and the authors' public code; they contradict each
+other, see `WordShift`.
 """
 
 from __future__ import annotations
@@ -64,9 +67,14 @@ class WordShift(Fusion):
     modality-mixing network), and e' = e + a h with a = min(|e| / |h| beta, 1) (multimodal shifting). The last state of
     an LSTM over e' comes out, `b 1 hidden`. All words of a batch are read at once.
 
-    How it was read: w_m is one number for each word and modality. Where data is not timed and not aligned, words are
-    spread evenly over the other modalities, a reading that the paper, which has word-level times, does not need. The
-    paper's embeddings e go through an LSTM as they are; so here, in their own width.
+    How it was read: w_m is one number for each word and modality, in the public code too. Where data is not timed and
+    not aligned, words are spread evenly over the other modalities, a reading that the paper, which has word-level
+    times, does not need. The paper's embeddings e go through an LSTM as they are; so here, in their own width.
+
+    The equations are the paper's. The authors' public code differs: w_m has no sigmoid; the shift is
+    beta |e| h / max(|h|, 1), so that short shifts grow with the word; no gradient goes through the shift, so that gates
+    and nonverbal networks stay as they began; nonverbal steps go through dropout and a linear layer first (audio is
+    also normalised over the batch); dropout is on nonverbal steps and shifted words, not on the output.
 
     Args:
         context: What the house provides.
