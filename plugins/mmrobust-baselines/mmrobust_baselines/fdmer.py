@@ -7,8 +7,16 @@ names the modality, of common features behind a gradient reversal layer, and of 
 different by HSIC (`hsic`) and the common ones alike by `consistency`; a cross-modal attention over all of them (MISA's
 `six_tokens`) makes the prediction.
 
-The paper's text was not at hand when this was written; what is here follows its abstract, the NORM-TR paper's and later
-papers' descriptions, and, for the two constraints, the formulas of Wang et al. (2020), "AM-GCN", from which they come.
+The paper's text was not at hand, and no code of it was found, the authors' or another's; what is here follows its
+abstract and the NORM-TR paper's and later papers' descriptions. The abstract has a common encoder and private ones, a
+discriminator of modalities that guides both kinds adversarially, constraints of consistency and disparity by losses of
+their own, and a cross-modal attention that learns adaptive weights. How it was read, for it does not say:
+
+- consistency and disparity are the two constraints of Wang et al. (2020), "AM-GCN"; private features also differ from
+  each other, as MISA's do; vectors have length one; AM-GCN sums squares over samples, here they are averaged;
+- the private features' share of the adversary is to be recognised, not to hide;
+- attention is that of a Transformer layer over the six features, not six weights of a sum;
+- sizes, weights of losses and the learning rate are ours.
 """
 
 from __future__ import annotations

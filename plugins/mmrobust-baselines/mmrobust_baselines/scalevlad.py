@@ -2,11 +2,20 @@
 fusion of locally descriptors".
 
 Its parts: a Transformer for each modality as encoder (`transformer`; pre-computed text features go in, in place of a
-fine-tuned T5); `multiscale_vlad` as fusion, with an MLP head; and the objective `shifted_clustering`.
+fine-tuned language model); `multiscale_vlad` as fusion, with an MLP head; and the objective `shifted_clustering`.
 
-The paper's full text was not at hand when this was written; what is here follows its abstract (shared vectors of
-locally aggregated descriptors at several scales, Transformer backbones, a Transformer over the aggregated features, a
-self-supervised shifted clustering loss) and NetVLAD (Arandjelović et al., 2016), on which it builds.
+The paper's full text was not at hand, and no code of it was found, the authors' or another's; what is here follows its
+abstract (shared vectors of locally aggregated descriptors at several scales, Transformer backbones, a Transformer over
+the aggregated features and a linear layer, a self-supervised shifted clustering loss that keeps fused features of
+samples apart) and NetVLAD (Arandjelović et al., 2016). How it was read, for the abstract does not say:
+
+- scales are means over windows; centres are shared by scales as well as modalities; NetVLAD normalises the whole
+  descriptor once more, here the linear layer is followed by layer normalisation;
+- the Transformer also reads the mean of each modality, and the head is an MLP over all its tokens;
+- the shifted clustering is k-means with pseudo-labels from epoch to epoch, in the manner of DeepCluster (Caron et al.,
+  2018), but with centres that go on from those of the epoch before;
+- the scales 1, 2, 3 and 10, the numbers of clusters, the loss' weight, sizes and the learning rate could not be
+  compared with the paper's.
 """
 
 from __future__ import annotations
