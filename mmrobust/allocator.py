@@ -8,6 +8,7 @@ import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them, malloc.h
 _MOST = 2**30
+_MOST_BEFORE = 2**25  # an older glibc takes no more
 
 
 @functools.cache
@@ -21,6 +22,6 @@ def keep_freed_memory() -> None:
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _MOST)
+    # Where both are refused, the other is left alone as well: it would keep glibc from adapting the first.
+    if mallopt is not None and (mallopt(_MMAP_THRESHOLD, _MOST) or mallopt(_MMAP_THRESHOLD, _MOST_BEFORE)):
         mallopt(_TRIM_THRESHOLD, _MOST)

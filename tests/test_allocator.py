@@ -5,8 +5,11 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from mmrobust import allocator
 
 FAULTS = """
 import resource, torch
@@ -30,3 +33,20 @@ def test_freed_memory_is_used_again() -> None:
     told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout.split()
     before, after = map(int, told)
     assert after < before / 10
+
+
+@pytest.mark.parametrize("most", [2**30, 2**25, 0])
+def test_what_an_older_glibc_refuses_is_asked_again_with_less(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[tuple[int, int]] = []
+
+    def mallopt(name: int, value: int) -> int:
+        takes = name != allocator._MMAP_THRESHOLD or value <= most
+        if takes:
+            taken.append((name, value))
+        return int(takes)
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    allocator.keep_freed_memory.__wrapped__()
+    # Without the first, the second would do harm: it stops glibc from raising the first by itself.
+    assert taken == ([(allocator._MMAP_THRESHOLD, most), (allocator._TRIM_THRESHOLD, 2**30)] if most else [])
