@@ -72,7 +72,7 @@ class _Places:
 
     def __init__(self, erased: Tensor, sample: Tensor | None) -> None:
         self.erased, self.sample = erased, sample
-        self._rows: dict[int, Tensor] = {}
+        self._rows: Tensor | None = None
 
     def pick(self, stream: Stream, zeroed: bool = True) -> Stream:
         """The steps of the samples, `k t d`, from those of `b` samples and of an erased one.
@@ -100,12 +100,12 @@ class _Places:
         return values.expand(views, *values.shape).flatten(0, 1)
 
     def _rows_of(self, count: int, steps: int) -> Tensor:
-        """The row of each step, `k t`, in a table of `count` samples and the erased one."""
-        if count not in self._rows:
+        """The row of each step, `k t`, in a table of `count` samples and the erased one; the same for all streams."""
+        if self._rows is None:
             device = self.erased.device
             sample = self._of(torch.arange(count, device=device)).unsqueeze(1)
-            self._rows[count] = torch.where(self.erased, count, sample) * steps + torch.arange(steps, device=device)
-        return self._rows[count]
+            self._rows = torch.where(self.erased, count, sample) * steps + torch.arange(steps, device=device)
+        return self._rows
 
 
 def two_valued(model: Model, features: Streams) -> TwoValued | str:
