@@ -121,7 +121,7 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
     tokens = model.tokens({m: _one_more(features[m]) for m in model.modalities}, zeroed=False)
     if tokens.notes:
         return f"encoder or extractors write notes ({', '.join(tokens.notes)}), which cannot be shared"
-    if model.fusion.prepared:
+    if len(model.fusion.prepared):  # torch.compile takes an empty mapping proxy for true
         tokens = replace(tokens, prepared=model.fusion.prepare(tokens.generic, tokens.specific))
     return TwoValued(tokens, model.fusion.prepared)
 

@@ -374,3 +374,18 @@ def test_flattening_discriminators_see_zeros_in_padding() -> None:
     views = {f"type_{i}": View(FrameDrop(context), 1.0, (f"type_{i}.task",)) for i in (1, 2)}
     learning = Learning(views, {"type_1.task": TaskLoss(context), "type_2.task": adversary}).double()
     assert_same(*passes(model.double(), learning, in_double(batch_of(context, 5, 7)), 7), 1e-12)
+
+
+def test_a_fusion_that_is_not_split_is_compiled_as_one() -> None:
+    model, context = made(context_of((2,)), fusion=Concat)
+    features = {m: s.zeroed() for m, s in batch_of(context, 3, seed=1).features.items()}
+    told = two_valued(model, features)
+    assert isinstance(told, TwoValued)
+
+    def tokens(features: Streams) -> Tensor:
+        found = two_valued(model, features)
+        assert isinstance(found, TwoValued) and not found.tokens.prepared
+        return found.tokens.generic["text"].x
+
+    compiled = torch.compile(tokens, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features), told.tokens.generic["text"].x)
