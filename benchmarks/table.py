@@ -39,6 +39,8 @@ def record(folder: Path) -> dict[str, Any]:
         cpu = told["machine_info"]["cpu"].get("brand_raw") or platform.machine()
         dates.append(told["datetime"][:10])
         for one in told["benchmarks"]:
+            if not one["extra_info"]:  # it failed on the way
+                continue
             row = {"name": one["name"], "seconds": one["stats"]["median"], "iqr": one["stats"]["iqr"]}
             groups.setdefault(one["group"], []).append({**row, **_rounded(one["extra_info"])})
     if not groups:
