@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class Row:
         use: The component in it.
         shapes: What it gives, e.g. `text 50x128, audio 50x128` (steps x width).
         parameters: How many numbers it learns.
-        flops: Floating-point operations of one sample's forward pass (a multiplication and an addition are two).
+        flops: Floating-point operations of one sample's forward pass, without padding (a multiplication and an addition
+            are two).
     """
 
     slot: str
@@ -235,8 +236,12 @@ def _tokens(built: Built, batch: Batch) -> str:
 
 
 def _flops(built: Built, features: Streams) -> dict[str, int]:
-    """Operations of each part in one forward pass; counted with the written-out attention, where none is hidden."""
+    """Operations of each part in one forward pass; counted with the written-out attention, where none is hidden.
+
+    Every step counts as real: what padding saves differs from batch to batch.
+    """
     counts = dict.fromkeys(built.model.parts, 0)
+    features = {m: replace(s, mask=torch.ones_like(s.mask)) for m, s in features.items()}
     was = built.model.training
     built.model.eval()
     with torch.no_grad(), use_attention("manual"), _Counter(built.model.parts, counts):
