@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "eager"]
+
+
+def eager() -> bool:
+    """Whether tensors have values now: neither traced for a compiler nor transformed by vmap."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 class Rows:
@@ -25,8 +30,7 @@ class Rows:
 
         A GPU would have to be waited for, and neither a compiler nor vmap knows how many steps are real.
         """
-        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        if mask is None or mask.device.type != "cpu" or traced or mask.all():
+        if mask is None or mask.device.type != "cpu" or not eager() or mask.all():
             return cls()
         return cls(mask)
 

@@ -13,6 +13,7 @@ from typing import Any
 import mmrobust.nn.attention as house
 import torch
 from einops import rearrange
+from mmrobust.nn.rows import eager
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -60,11 +61,6 @@ def _here(query: Tensor, heads: int, backend: str) -> bool:
         and not house._recorders
         and not house._watchers
     )
-
-
-def eager() -> bool:
-    """Whether tensors have values now: neither traced for a compiler nor transformed by vmap."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def _low(like: Tensor) -> float:

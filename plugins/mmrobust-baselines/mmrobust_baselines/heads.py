@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from mmrobust.contracts import Context, Head, Stream
 from mmrobust.errors import OptionError
+from mmrobust.nn.rows import eager
 from torch import Tensor, nn
 
-from mmrobust_baselines.attention import eager
 from mmrobust_baselines.layers import Dropout, last, perceptron, read_width
 
 Pool = Literal["mean", "last"]

@@ -11,10 +11,10 @@ import torch
 from mmrobust.contracts import Context, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
-from mmrobust.nn.rows import Rows
+from mmrobust.nn.rows import Rows, eager
 from torch import Tensor, nn
 
-from mmrobust_baselines.attention import attend, eager
+from mmrobust_baselines.attention import attend
 
 T = TypeVar("T")
 
