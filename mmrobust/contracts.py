@@ -193,6 +193,10 @@ class Batch:
     def __len__(self) -> int:
         return self.index.shape[0]
 
+    def zeroed(self) -> Batch:
+        """This clean batch with padding set to zero, NaN included."""
+        return replace(self, features={m: s.zeroed() for m, s in self.features.items()})
+
     def outline(self) -> Batch:
         """This batch with steps of one number, zero: enough to draw a noise that is `constant`."""
         empty = lambda s: replace(s, x=s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1))

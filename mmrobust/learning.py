@@ -58,24 +58,23 @@ class Learning(nn.Module):
 
         Args:
             model: What is trained.
-            batch: A clean batch.
+            batch: A clean batch; padding may hold anything.
             generator: Source of the noises, on the batch's device.
             progress: How far training has come.
 
         Returns:
             The weighted sum; each loss before its weight, by `view.objective`; each view's outputs.
         """
-        return self.compute(model, self.draw(batch, generator), progress)
+        return self.compute(model, self.draw(batch.zeroed(), generator), progress)
 
     @torch.no_grad()
     def draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
         """The views of a clean batch: one batch for each, with its noise in it.
 
         Args:
-            batch: A clean batch.
+            batch: A clean batch, padding zero.
             generator: Source of the noises, on the batch's device.
         """
-        batch = replace(batch, features={m: s.zeroed() for m, s in batch.features.items()})
         outline = batch.outline()
 
         def noisy(view: View) -> Batch:

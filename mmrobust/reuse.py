@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmrobust.contracts import Stream, Streams
 from mmrobust.model import Model, Tokens
+from mmrobust.nn.rows import Rows, eager
 
 __all__ = ["TwoValued", "two_valued"]
 
@@ -25,11 +26,17 @@ class TwoValued:
     """The tokens of a batch, and what they become where a step is erased.
 
     Attributes:
-        tokens: Of the `b` clean samples, and of one more that lost all of its steps.
+        tokens: Of the `b` clean samples, and of one more that lost all of its steps. Where `rows` tell places, what
+            encoder and extractors made is packed: `1 (r + 1) d`, the `r` real steps of a modality, one sample's after
+            the other's, and the erased step.
+        real: Which steps of the clean samples are real, `{m: b t}`.
+        rows: Where a step is among those that were packed, `{m: (b + 1) t}`; for padding, the place after the last.
         order: For each stream that the fusion prepared, the streams whose steps stand in it.
     """
 
     tokens: Tokens
+    real: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
     order: Mapping[str, tuple[str, ...]]
 
     def pick(self, erased: Mapping[str, Tensor], sample: Tensor | None = None) -> Tokens:
@@ -40,17 +47,16 @@ class TwoValued:
             sample: Which of the `b` samples each of the `k` is, int64; None for all of them in their order, again and
                 again.
         """
-        places = {key: _Places(gone, sample) for key, gone in erased.items()}
+        places = {m: _Places(gone, self.real[m], sample, self.rows.get(m)) for m, gone in erased.items()}
+        own = lambda streams: {m: places[m].pick(stream) for m, stream in streams.items()}
+        joined = {}
         for keys in set(self.order.values()):
-            places["+".join(keys)] = _Places(torch.cat([erased[key] for key in keys], 1), sample)
-        own = lambda streams: {key: places[key].pick(stream) for key, stream in streams.items()}
-        prepared = self.tokens.prepared
-        return Tokens(
-            own(self.tokens.encoded),
-            own(self.tokens.generic),
-            own(self.tokens.specific),
-            {name: places["+".join(self.order[name])].pick(prepared[name], zeroed=False) for name in prepared},
-        )
+            real = torch.cat([self.real[m] for m in keys], 1)
+            rows = torch.arange((len(real) + 1) * real.shape[1]).view(-1, real.shape[1]) if self.rows else None
+            joined[keys] = _Places(torch.cat([erased[m] for m in keys], 1), real, sample, rows)
+        tokens = self.tokens
+        prepared = {name: joined[self.order[name]].pick(s, zeroed=False) for name, s in tokens.prepared.items()}
+        return Tokens(own(tokens.encoded), own(tokens.generic), own(tokens.specific), prepared)
 
     def lean(self) -> TwoValued:
         """The same without `encoded`."""
@@ -67,30 +73,32 @@ class _Places:
 
     Args:
         erased: `k t`.
+        real: `b t`.
         sample: `k`, or None.
+        rows: Row of each clean step, and of each erased one, `(b + 1) t`; None where steps stand at their places.
     """
 
-    def __init__(self, erased: Tensor, sample: Tensor | None) -> None:
+    def __init__(self, erased: Tensor, real: Tensor, sample: Tensor | None, rows: Tensor | None) -> None:
         self.erased, self.sample = erased, sample
-        self._rows: Tensor | None = None
+        self.mask = self._of(real)
+        # The same for all streams. Rows are copied ten times as fast as they are chosen, on a CPU.
+        self.rows = None if rows is None else torch.where(erased, rows[-1], self._of(rows[:-1]))
 
     def pick(self, stream: Stream, zeroed: bool = True) -> Stream:
-        """The steps of the samples, `k t d`, from those of `b` samples and of an erased one.
+        """The steps of the samples, `k t d`.
 
         Args:
-            stream: `b + 1` samples; what it holds in padding is finite.
-            zeroed: Set padding to zero.
+            stream: What they are taken from.
+            zeroed: Padding becomes zero; else what stands there is finite.
         """
-        count, steps, width = len(stream.mask) - 1, *stream.x.shape[1:]
-        mask = self._of(stream.mask[:-1])
-        if stream.x.device.type == "cpu":  # rows are copied ten times as fast as they are chosen
-            table, rows = stream.x.reshape(-1, width), self._rows_of(count, steps)
-            if zeroed:
-                table = torch.cat([table, table.new_zeros(1, width)])
-                rows = torch.where(mask, rows, (count + 1) * steps)
-            return Stream(table.index_select(0, rows.flatten()).unflatten(0, mask.shape), mask)
-        x = torch.where(self.erased.unsqueeze(-1), stream.x[-1:], self._of(stream.x[:-1]))
-        return Stream(torch.where(mask.unsqueeze(-1), x, 0) if zeroed else x, mask)
+        x, mask = stream.x, self.mask
+        if self.rows is None:
+            x = torch.where(self.erased.unsqueeze(-1), x[-1:], self._of(x[:-1]))
+            return Stream(torch.where(mask.unsqueeze(-1), x, 0) if zeroed else x, mask)
+        x = x.flatten(0, 1)
+        if zeroed:
+            x = torch.cat([x, x.new_zeros(1, x.shape[1])])
+        return Stream(x.index_select(0, self.rows.flatten()).unflatten(0, mask.shape), mask)
 
     def _of(self, values: Tensor) -> Tensor:
         """What the samples have of the `b`, `k ...`."""
@@ -98,14 +106,6 @@ class _Places:
             return values.index_select(0, self.sample)
         views = len(self.erased) // len(values)
         return values.expand(views, *values.shape).flatten(0, 1)
-
-    def _rows_of(self, count: int, steps: int) -> Tensor:
-        """The row of each step, `k t`, in a table of `count` samples and the erased one; the same for all streams."""
-        if self._rows is None:
-            device = self.erased.device
-            sample = self._of(torch.arange(count, device=device)).unsqueeze(1)
-            self._rows = torch.where(self.erased, count, sample) * steps + torch.arange(steps, device=device)
-        return self._rows
 
 
 def two_valued(model: Model, features: Streams) -> TwoValued | str:
@@ -118,18 +118,49 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
     reason = _obstacle(model, features)
     if reason is not None:
         return reason
-    tokens = model.tokens({m: _one_more(features[m]) for m in model.modalities}, zeroed=False)
+    clean = {m: features[m] for m in model.modalities}
+    # A GPU would have to be waited for, and neither a compiler nor vmap knows how many steps are real.
+    packs = eager() and all(s.mask.device.type == "cpu" for s in clean.values())
+    rows = {m: _rows(s.mask) for m, s in clean.items()} if packs else {}
+    tokens = model.tokens({m: _packed(s) if packs else _one_more(s) for m, s in clean.items()}, zeroed=False)
     if tokens.notes:
         return f"encoder or extractors write notes ({', '.join(tokens.notes)}), which cannot be shared"
     if len(model.fusion.prepared):  # torch.compile takes an empty mapping proxy for true
-        tokens = replace(tokens, prepared=model.fusion.prepare(tokens.generic, tokens.specific))
-    return TwoValued(tokens, model.fusion.prepared)
+        place = lambda m, s: _unpacked(s.x, rows[m], clean[m].mask) if packs else s
+        sides = ({m: place(m, s) for m, s in side.items()} for side in (tokens.generic, tokens.specific))
+        tokens = replace(tokens, prepared=model.fusion.prepare(*sides))
+    return TwoValued(tokens, {m: s.mask for m, s in clean.items()}, rows, model.fusion.prepared)
 
 
 def _one_more(stream: Stream) -> Stream:
     """The stream with a sample whose every step is erased."""
     x, mask = stream.x, stream.mask
-    return Stream(torch.cat([x, x.new_zeros(1, *x.shape[1:])]), torch.cat([mask, mask.new_ones(1, mask.shape[1])]))
+    return Stream(torch.cat([x, x.new_zeros(1, *x.shape[1:])]), _and_erased(mask))
+
+
+def _and_erased(mask: Tensor) -> Tensor:
+    return torch.cat([mask, mask.new_ones(1, mask.shape[1])])
+
+
+def _packed(stream: Stream) -> Stream:
+    """One sample of all real steps and an erased one, `1 (r + 1) d`."""
+    x = Rows(stream.mask).pack(stream.x)
+    x = torch.cat([x, x.new_zeros(1, x.shape[1])]).unsqueeze(0)
+    return Stream(x, x.new_ones(x.shape[:2], dtype=torch.bool))
+
+
+def _rows(mask: Tensor) -> Tensor:
+    """Where the steps of `b t` are in what `_packed` gives, and where those of a sample without any, `(b + 1) t`."""
+    real = mask.flatten()
+    last = real.sum()
+    rows = torch.where(real, real.cumsum(0) - 1, last + 1)
+    return torch.cat([rows, last.expand(mask.shape[1])]).view(-1, mask.shape[1])
+
+
+def _unpacked(x: Tensor, rows: Tensor, mask: Tensor) -> Stream:
+    """The clean samples and an erased one, `(b + 1) t d`; what stands in padding is finite."""
+    places = rows.flatten().clamp(max=x.shape[1] - 1)
+    return Stream(x.squeeze(0).index_select(0, places).unflatten(0, rows.shape), _and_erased(mask))
 
 
 def _obstacle(model: Model, features: Streams) -> str | None:

@@ -150,7 +150,7 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
     rows = []
     train = dataset.splits["train"]
     count = min(recipe.train.batch_size, len(train))
-    batch = train.batch(torch.arange(count))
+    batch = train.batch(torch.arange(count)).zeroed()
     counts = _flops(built, batch.features)
     shapes = {
         "encoder": built.model.encoder.shapes,

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
+from mmrobust.nn.attention.ragged import pays
 from mmrobust.nn.layers import CrossBlock
 from mmrobust.nn.rows import Rows
 
@@ -103,6 +104,7 @@ class CrossAttention(Fusion):
         if depth < 1:
             raise OptionError("depth", f"must be at least 1, not {depth}")
         self.query_side, self.key_side = query, key_value
+        self.heads, self.backend = heads, context.attention
         self.queries = _Tokens(sides[query], position, "query")
         self.keys = _Tokens(sides[key_value], position, "key_value")
         width = self.queries.width
@@ -132,16 +134,19 @@ class CrossAttention(Fusion):
         return {"x": x, "query": x.map(blocks[0].query), **key_values}
 
     def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
-        mask = prepared["x"].mask
-        rows = Rows.where(mask)
+        mask, known = prepared["x"].mask, prepared["key_value_0"].mask
+        rows, keys = Rows.where(mask), Rows(known, packed=False)
+        if rows.packed and pays(mask, known, self.heads, self.backend):
+            keys = Rows(known)
         x = rows.pack(prepared["x"].x)
         blocks = self._blocks()
         for i, block in enumerate(blocks):
-            query = rows.unpack(block.query(x)) if i else prepared["query"].x
-            source = prepared[f"key_value_{i}"]
-            x = block.attend(x, query, source.x, source.mask, rows)
+            query = prepared["query"].x if i == 0 else rows.unpack(block.query(x))
+            if keys.packed:
+                query = rows.pack(prepared["query"].x) if i == 0 else block.query(x)
+            x = block.attend(x, query, keys.pack(prepared[f"key_value_{i}"].x), rows, keys)
             if self.pooled and block is blocks[-1]:
-                return Stream.pooled(block.feed_on_mean(x, mask, rows).squeeze(1))
+                return Stream.pooled(block.feed_on_mean(x, rows))
             x = block.feed_on(x)
         return Stream(rows.unpack(x), mask)
 

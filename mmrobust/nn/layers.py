@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmrobust.nn.attention import attention
+from mmrobust.nn.attention.ragged import ragged
 from mmrobust.nn.rows import Rows
 
 
@@ -47,14 +48,28 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         """Attends from `x` `b s d` to `source` `b t k`, whose real steps `mask` `b t` tells; gives `b s d`."""
-        return self.attend(self.query(x), self.key_value(source), mask)
+        return self.attend(self.query(x), self.key_value(source), Rows(), Rows(mask, packed=False))
 
-    def attend(self, query: Tensor, key_value: Tensor, mask: Tensor | None, rows: Rows | None = None) -> Tensor:
-        """The same, of projections `b s d` and `b t (2 d)` that were made before; gives `rows` of it, if there are."""
+    def attend(self, query: Tensor, key_value: Tensor, rows: Rows, keys: Rows) -> Tensor:
+        """The same, of projections that were made before.
+
+        Args:
+            query: `b s d`; where `keys` are packed, packed as `rows`.
+            key_value: `b t (2 d)`, packed as `keys`.
+            rows: How what comes out is packed.
+            keys: How keys and values are packed: where they are, samples attend one after the other.
+
+        Returns:
+            `b s d`, packed as `rows`.
+        """
+        if keys.packed:
+            query = rearrange(query, "r (h d) -> r h d", h=self.heads)
+            key, value = rearrange(key_value, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
+            return self.out(ragged(query, key, value, rows.lengths, keys.lengths, self.backend).flatten(1))
         query = rearrange(query, "b s (h d) -> b h s d", h=self.heads)
         key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
-        out = rearrange(attention(query, key, value, mask, self.backend), "b h s d -> b s (h d)")
-        return self.out(out if rows is None else rows.pack(out))
+        out = rearrange(attention(query, key, value, keys.mask, self.backend), "b h s d -> b s (h d)")
+        return self.out(rows.pack(out))
 
 
 class CrossBlock(nn.Module):
@@ -93,7 +108,7 @@ class CrossBlock(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         """`x` `b s d` after attending to `source` `b t k`, whose real steps `mask` `b t` tells."""
-        return self.feed_on(self.attend(x, self.query(x), self.key_value(source), mask))
+        return self.feed_on(self.attend(x, self.query(x), self.key_value(source), Rows(), Rows(mask, packed=False)))
 
     def query(self, x: Tensor) -> Tensor:
         """The query that `x` `b s d` becomes, `b s d`: each step on its own."""
@@ -103,11 +118,9 @@ class CrossBlock(nn.Module):
         """The keys and values that `source` `b t k` becomes, `b t (2 d)`: each step on its own."""
         return self.attention.key_value(self.norm_source(source))
 
-    def attend(
-        self, x: Tensor, query: Tensor, key_value: Tensor, mask: Tensor | None, rows: Rows | None = None
-    ) -> Tensor:
-        """The first half of the block: `x` after attending, `b s d`, or packed as `rows`, and so is what it gives."""
-        x = x + self.dropout(self.attention.attend(query, key_value, mask, rows))
+    def attend(self, x: Tensor, query: Tensor, key_value: Tensor, rows: Rows, keys: Rows) -> Tensor:
+        """The first half of the block: `x`, packed as `rows`, after attending; see `MultiheadAttention.attend`."""
+        x = x + self.dropout(self.attention.attend(query, key_value, rows, keys))
         return x if self.pre else self.norm_query(x)
 
     def feed_on(self, x: Tensor) -> Tensor:
@@ -116,18 +129,17 @@ class CrossBlock(nn.Module):
             return x + self.dropout(self.feed(self.norm_feed(x)))
         return self.norm_feed(x + self.dropout(self.feed(x)))
 
-    def feed_on_mean(self, x: Tensor, mask: Tensor, rows: Rows) -> Tensor:
-        """The mean of what `feed_on` gives over the steps that `mask` `b s` tells, `b 1 d`; zero where there is none.
+    def feed_on_mean(self, x: Tensor, rows: Rows) -> Tensor:
+        """The mean of what `feed_on` gives for each sample, `b d`; zero where a sample has no real step.
 
         A mean and a linear layer can change places, so the last layer sees one step (not under dropout after it, nor
         where a normalisation follows). `x` is packed as `rows`.
         """
-        share = (mask.to(x.dtype) / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(1)
-        mean = lambda x: share @ rows.unpack(x)
         if not self.pre or (self.training and self.dropout.p):
-            return mean(self.feed_on(x))
+            return rows.mean(self.feed_on(x))
         *hidden, last = self.feed
         inner = self.norm_feed(x)
         for layer in hidden:
             inner = layer(inner)
-        return mean(x) + last(mean(inner)) * mask.any(1)[:, None, None]
+        fed = last(rows.mean(inner))
+        return rows.mean(x) + (fed if rows.mask is None else fed * rows.mask.any(1, keepdim=True))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmrobust import measures
 from mmrobust.allocator import keep_freed_memory
-from mmrobust.contracts import Context, Progress, Split
+from mmrobust.contracts import Context, Progress, Split, Stream
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, MmrobustError, Problem, RecipeError
 from mmrobust.randomness import derive, generator
 from mmrobust.training.checkpoint import Checkpoints, State, restore
@@ -76,8 +76,13 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
 
 
 def resident(split: Split, context: Context, device: torch.device) -> Split:
-    """The split on the device, with the modalities that the model reads and no others."""
-    return replace(split, features={m: split.features[m] for m in context.modalities}).to(device)
+    """The split on the device, with the modalities that the model reads and no others, padding zero."""
+
+    def tidy(stream: Stream) -> Stream:
+        clean = not ((stream.x != 0).any(-1) & ~stream.mask).any()
+        return stream if clean else stream.zeroed()  # a copy, of what may be gigabytes
+
+    return replace(split, features={m: tidy(split.features[m]) for m in context.modalities}).to(device)
 
 
 @torch.inference_mode()

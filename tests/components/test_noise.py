@@ -155,6 +155,21 @@ def test_one_modality_is_hit_per_sample_and_each_about_equally_often() -> None:
     assert (hit.float().mean(0) - 0.5).abs().max() < 0.04
 
 
+@pytest.mark.parametrize("scope", ["every_modality", "one_modality"])
+@pytest.mark.parametrize("kind", [WindowErase, FrameDrop, ModalityDrop])
+def test_modalities_drawn_at_once_lose_what_they_lose_one_by_one(kind: Any, scope: str) -> None:
+    alike = context(a=Shape(3, 12), b=Shape(2, 7), c=Shape(1, 12))
+    together, apart = kind(alike, scope=scope), kind(alike, scope=scope)
+    apart.constant = False
+    apart.changed = lambda m, stream, hit, generator: torch.zeros_like(stream.x)
+    clean = batch(40, context=alike)
+    for rate in (0.3, (0.0, 0.5), 1.0):
+        one, other = run(together, clean, rate), run(apart, clean, rate)
+        for m in alike.modalities:
+            assert torch.equal(one.erased[m], other.erased[m])
+            assert torch.equal(one.features[m].x, other.features[m].x)
+
+
 def test_windows_skip_padding_in_front() -> None:
     mask = torch.zeros(200, 10, dtype=torch.bool)
     mask[:, 6:] = True

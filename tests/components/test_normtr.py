@@ -108,7 +108,7 @@ def test_the_fusion_without_padding_is_the_fusion_with_it(
     found = []
     for packed in (True, False):
         if not packed:
-            monkeypatch.setattr(Rows, "where", classmethod(lambda cls, mask: cls()))
+            monkeypatch.setattr(Rows, "where", classmethod(lambda cls, mask: cls(mask, packed=False)))
         out = part(generic, specific, {}).zeroed().x
         found.append([out, *torch.autograd.grad(out.square().sum(), list(part.parameters()))])
     for one, other in zip(*found, strict=True):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmrobust.contracts import Stream
 from mmrobust.nn.rows import Rows
 
 
@@ -35,3 +36,13 @@ def test_where_tensors_have_no_values_every_step_stays() -> None:
     mask, x = torch.tensor([[True, False]]), torch.zeros(1, 2, 1)
     torch.func.vmap(shape)(mask.unsqueeze(0), x.unsqueeze(0))
     torch.compile(shape, backend="eager", fullgraph=True)(mask, x)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=5), st.booleans())
+def test_the_mean_is_that_of_the_real_steps(lists: list[list[bool]], packed: bool) -> None:
+    mask = torch.tensor(lists)
+    x = torch.arange(mask.numel() * 2.0, dtype=torch.float64).view(*mask.shape, 2).requires_grad_()
+    rows = Rows(mask, packed=packed)
+    found, expected = rows.mean(rows.pack(x)), Stream(x, mask).mean()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(mean.cos().sum(), x)[0] for mean in (found, expected)))

@@ -15,6 +15,8 @@ from mmrobust.errors import OptionError, nearest
 
 Scope = Literal["every_modality", "one_modality"]
 Pattern = Literal["steps", "window", "whole"]
+#: Values of which those at struck steps are used, `b t n`, or None for zeros; and the struck steps, `b t`.
+Struck = tuple[Tensor | None, Tensor]
 
 
 def chosen(context: Context, modalities: Iterable[str] | None, option: str = "modalities") -> tuple[str, ...]:
@@ -58,19 +60,23 @@ class Corruption(Noise):
             drawn = torch.randint(len(self.chosen), (count,), generator=generator, device=generator.device)
         features = dict(batch.features)
         struck = {m: torch.zeros_like(stream.mask) for m, stream in features.items()}
-        for i, m in enumerate(self.chosen):
+        for i, (m, (x, hit)) in enumerate(self.struck(batch, rate, generator).items()):
             stream = features[m]
-            x, hit = self.corrupt(m, stream, draw_rate(rate, count, generator), generator)
             struck[m] = hit if drawn is None else hit & (drawn == i).unsqueeze(1)
             where = struck[m].unsqueeze(-1)
             after = stream.x.masked_fill(where, 0) if x is None else torch.where(where, x, stream.x)
             features[m] = replace(stream, x=after)
         return batch.noisy(features, struck)
 
+    def struck(self, batch: Batch, rate: Rate, generator: torch.Generator) -> dict[str, Struck]:
+        """What becomes of each modality that can be struck; drawn in their order."""
+        return {
+            m: self.corrupt(m, batch.features[m], draw_rate(rate, len(batch), generator), generator)
+            for m in self.chosen
+        }
+
     @abstractmethod
-    def corrupt(
-        self, m: str, stream: Stream, share: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor | None, Tensor]:
+    def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> Struck:
         """What becomes of one modality.
 
         Args:
@@ -126,11 +132,22 @@ class StepCorruption(Corruption):
         self.pattern: Pattern = pattern
         self.bursts = bursts
 
-    def corrupt(
-        self, m: str, stream: Stream, share: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor | None, Tensor]:
-        hit = self._steps(stream.mask, share, generator)
-        return None if self.constant else self.changed(m, stream.zeroed(), hit, generator), hit
+    def struck(self, batch: Batch, rate: Rate, generator: torch.Generator) -> dict[str, Struck]:
+        if not self.constant:
+            return super().struck(batch, rate, generator)
+        masks = {m: batch.features[m].mask for m in self.chosen}
+        drawn = {m: (draw_rate(rate, len(batch), generator), self._random(masks[m], generator)) for m in masks}
+        hits = {}
+        for steps in {mask.shape[1] for mask in masks.values()}:  # modalities of one length at once: many small steps
+            names = [m for m, mask in masks.items() if mask.shape[1] == steps]
+            shares, randoms = zip(*(drawn[m] for m in names), strict=True)
+            found = self._hit(torch.cat([masks[m] for m in names]), torch.cat(shares), torch.cat(randoms))
+            hits |= dict(zip(names, found.split(len(batch)), strict=True))
+        return {m: (None, hits[m]) for m in self.chosen}
+
+    def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> Struck:
+        hit = self._hit(stream.mask, share, self._random(stream.mask, generator))
+        return self.changed(m, stream.zeroed(), hit, generator), hit
 
     def changed(self, m: str, stream: Stream, hit: Tensor, generator: torch.Generator) -> Tensor:
         """The values that replace the struck steps, `b t n`; not asked of a noise that is `constant`.
@@ -143,35 +160,47 @@ class StepCorruption(Corruption):
         """
         raise NotImplementedError
 
-    def _steps(self, mask: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
+    def _random(self, mask: Tensor, generator: torch.Generator) -> Tensor:
+        """The numbers, uniform in [0, 1), that decide which steps of `b t` are struck: `b r`."""
         if self.pattern == "window":
-            return _windows(mask, share, self.bursts, generator)
+            return torch.rand(1 + self.bursts, len(mask), generator=generator, device=generator.device).T
         shape = mask.shape if self.pattern == "steps" else (len(mask), 1)
-        return mask & (torch.rand(shape, generator=generator, device=generator.device) < share.unsqueeze(1))
+        return torch.rand(shape, generator=generator, device=generator.device)
+
+    def _hit(self, mask: Tensor, share: Tensor, random: Tensor) -> Tensor:
+        if self.pattern == "window":
+            return _windows(mask, share, random)
+        return mask & (random < share.unsqueeze(1))
 
 
-def _windows(mask: Tensor, share: Tensor, bursts: int, generator: torch.Generator) -> Tensor:
+def _windows(mask: Tensor, share: Tensor, random: Tensor) -> Tensor:
     """Runs of successive real steps, `b t`, which together hold the share `b` of a sample's.
 
     A fraction of a step is rounded up or down at random, so that the mean is exact. The steps between the windows are
     placed uniformly.
+
+    Args:
+        mask: The real steps, `b t`.
+        share: `b`.
+        random: Uniform numbers: one for the rounding, and one for each window, `b (1 + windows)`.
     """
-    real = mask.sum(1)
-    rounding, *places = torch.rand(1 + bursts, len(mask), generator=generator, device=generator.device)
+    rounding, *places = random.unbind(1)
+    bursts = len(places)
+    # Steps are counted among the real ones, so padding at either end, or between, costs no window.
+    step = mask.cumsum(1, dtype=share.dtype)
+    real = step[:, -1]
     # At most all of them, also where the share is 1 and the product is rounded up.
     size = torch.minimum(torch.floor(share * real + rounding), real)
     rest = real - size
     # How many of the steps that are left come before each window.
     before = [torch.minimum(torch.floor(place * (rest + 1)), rest) for place in places]
     before = torch.stack(before).sort(0).values if bursts > 1 else before
-    # Steps are counted among the real ones, so padding at either end, or between, costs no window.
-    step = mask.cumsum(1) - 1
-    hit = torch.zeros_like(mask)
+    hits = []
     for k in range(bursts):
         first = before[k] + torch.floor(size * k / bursts)
         last = before[k] + torch.floor(size * (k + 1) / bursts)
-        hit |= (step >= first.unsqueeze(1)) & (step < last.unsqueeze(1))
-    return mask & hit
+        hits.append((step > first.unsqueeze(1)) & (step <= last.unsqueeze(1)))
+    return mask & (hits[0] if bursts == 1 else torch.stack(hits).any(0))
 
 
 def order(mask: Tensor) -> tuple[Tensor, Tensor]:

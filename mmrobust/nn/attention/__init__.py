@@ -41,9 +41,11 @@ __all__ = [
     "manual",
     "passed_over",
     "record",
+    "recording",
     "resolve",
     "use_attention",
     "watch",
+    "watching",
     "weights",
 ]
 
@@ -145,3 +147,13 @@ def watch() -> Iterator[dict[Case, str]]:
         yield seen
     finally:
         _watchers[:] = [watcher for watcher in _watchers if watcher is not seen]
+
+
+def recording() -> bool:
+    """Whether a `record` block is open: then all attention has to go through `attention`, whole batches at a time."""
+    return bool(_recorders)
+
+
+def watching() -> bool:
+    """Whether a `watch` block is open: then all attention has to go through `attention`."""
+    return bool(_watchers)

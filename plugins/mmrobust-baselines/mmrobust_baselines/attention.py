@@ -58,8 +58,8 @@ def _here(query: Tensor, heads: int, backend: str) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and house.asked(backend)[0] == "auto"
         # Somebody looks at the weights, or counts the calls: only the house's own attention tells them.
-        and not house._recorders
-        and not house._watchers
+        and not house.recording()
+        and not house.watching()
     )
 
 

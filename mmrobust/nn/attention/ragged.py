@@ -1,0 +1,63 @@
+"""Attention of samples of unequal lengths, one sample after the other, so that padding costs nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmrobust.nn.attention import asked, attention, recording
+
+__all__ = ["pays", "ragged"]
+
+#: Scores of padding, over all heads, that cost a CPU as much as one more call (docs/speed.md).
+CALL = 20_000
+#: Backends that take any lengths as they come: `timm` wants as many queries as keys, `flex` compiles for each length.
+_ANY_LENGTH = ("auto", "manual", "sdpa", "flash")
+
+
+def pays(queries: Tensor, keys: Tensor, heads: int, backend: str = "auto") -> bool:
+    """Whether a call for each sample takes less time than one call with padding. It waits for the device.
+
+    Args:
+        queries: True where a query is real, `b s`.
+        keys: True where a key is real, `b t`.
+        heads: Number of heads.
+        backend: Attention backend, as `attention` takes it.
+    """
+    if recording() or asked(backend)[0] not in _ANY_LENGTH:
+        return False
+    real = int((queries.sum(1) * keys.sum(1)).sum())
+    padding = len(queries) * queries.shape[1] * keys.shape[1] - real
+    return heads * padding > CALL * len(queries)
+
+
+def ragged(
+    query: Tensor, key: Tensor, value: Tensor, queries: Sequence[int], keys: Sequence[int], backend: str = "auto"
+) -> Tensor:
+    """Each query's weighted mean of the values of its own sample.
+
+    Args:
+        query: Those of all samples, one after the other, `r h d`.
+        key: Likewise, `u h d`.
+        value: Likewise, `u h d`.
+        queries: How many of `r` each sample has.
+        keys: How many of `u` each sample has.
+        backend: Attention backend; `auto` takes torch's.
+
+    Returns:
+        `r h d`; zero where a sample has no key.
+
+    Raises:
+        UsageError: As `attention`.
+    """
+    backend = "sdpa" if backend == "auto" else backend
+    found = []
+    for q, k, v in zip(query.split(queries), key.split(keys), value.split(keys), strict=True):
+        if len(q) and len(k):
+            q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+            found.append(attention(q, k, v, None, backend).squeeze(0).transpose(0, 1))
+        else:
+            found.append(torch.zeros_like(q))
+    return torch.cat(found)
