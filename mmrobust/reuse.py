@@ -43,17 +43,18 @@ class TwoValued:
         """The tokens of noisy samples, padding zero but in what the fusion prepared.
 
         Args:
-            erased: True where a step is erased, `{m: k t_m}`, never in padding.
+            erased: True where a step is erased, `{m: k t_m}`, never in padding; where all `k` samples are shorter than
+                the clean streams, it may be as well, and so is what comes out.
             sample: Which of the `b` samples each of the `k` is, int64; None for all of them in their order, again and
                 again.
         """
-        places = {m: _Places(gone, self.real[m], sample, self.rows.get(m)) for m, gone in erased.items()}
+        places = {m: _Places((m,), erased, self.real, sample, self.rows.get(m)) for m in erased}
         own = lambda streams: {m: places[m].pick(stream) for m, stream in streams.items()}
         joined = {}
         for keys in set(self.order.values()):
-            real = torch.cat([self.real[m] for m in keys], 1)
-            rows = torch.arange((len(real) + 1) * real.shape[1]).view(-1, real.shape[1]) if self.rows else None
-            joined[keys] = _Places(torch.cat([erased[m] for m in keys], 1), real, sample, rows)
+            count, steps = len(self.real[keys[0]]), sum(self.real[m].shape[1] for m in keys)
+            rows = torch.arange((count + 1) * steps).view(-1, steps) if self.rows else None
+            joined[keys] = _Places(keys, erased, self.real, sample, rows)
         tokens = self.tokens
         prepared = {name: joined[self.order[name]].pick(s, zeroed=False) for name, s in tokens.prepared.items()}
         return Tokens(own(tokens.encoded), own(tokens.generic), own(tokens.specific), prepared)
@@ -69,20 +70,33 @@ class TwoValued:
 
 
 class _Places:
-    """Where noisy samples take their steps from.
+    """Where the steps of noisy samples come from, the same for all streams of some modalities one after the other.
 
     Args:
-        erased: `k t`.
-        real: `b t`.
+        keys: The modalities.
+        erased: `{m: k t}`.
+        real: `{m: b t_m}`.
         sample: `k`, or None.
         rows: Row of each clean step, and of each erased one, `(b + 1) t`; None where steps stand at their places.
     """
 
-    def __init__(self, erased: Tensor, real: Tensor, sample: Tensor | None, rows: Tensor | None) -> None:
-        self.erased, self.sample = erased, sample
-        self.mask = self._of(real)
-        # The same for all streams. Rows are copied ten times as fast as they are chosen, on a CPU.
-        self.rows = None if rows is None else torch.where(erased, rows[-1], self._of(rows[:-1]))
+    def __init__(
+        self,
+        keys: tuple[str, ...],
+        erased: Mapping[str, Tensor],
+        real: Mapping[str, Tensor],
+        sample: Tensor | None,
+        rows: Tensor | None,
+    ) -> None:
+        self.sample = sample
+        self.cuts = [(real[m].shape[1], erased[m].shape[1]) for m in keys]
+        self.erased = torch.cat([erased[m] for m in keys], 1)
+        self.mask = self._of(self._cut(torch.cat([real[m] for m in keys], 1)))
+        # Rows are copied ten times as fast as they are chosen, on a CPU.
+        self.rows = None
+        if rows is not None:
+            rows = self._cut(rows)
+            self.rows = torch.where(self.erased, rows[-1], self._of(rows[:-1]))
 
     def pick(self, stream: Stream, zeroed: bool = True) -> Stream:
         """The steps of the samples, `k t d`.
@@ -93,12 +107,20 @@ class _Places:
         """
         x, mask = stream.x, self.mask
         if self.rows is None:
+            x = self._cut(x)
             x = torch.where(self.erased.unsqueeze(-1), x[-1:], self._of(x[:-1]))
             return Stream(torch.where(mask.unsqueeze(-1), x, 0) if zeroed else x, mask)
         x = x.flatten(0, 1)
         if zeroed:
             x = torch.cat([x, x.new_zeros(1, x.shape[1])])
         return Stream(x.index_select(0, self.rows.flatten()).unflatten(0, mask.shape), mask)
+
+    def _cut(self, values: Tensor) -> Tensor:
+        """The steps of `b t ...` that are asked for."""
+        if all(length == wanted for length, wanted in self.cuts):
+            return values
+        parts = values.split([length for length, _ in self.cuts], 1)
+        return torch.cat([part[:, :wanted] for part, (_, wanted) in zip(parts, self.cuts, strict=True)], 1)
 
     def _of(self, values: Tensor) -> Tensor:
         """What the samples have of the `b`, `k ...`."""

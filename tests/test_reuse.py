@@ -230,7 +230,7 @@ class Looks(TaskLoss):
 def test_what_no_objective_looks_at_is_not_made_and_the_noise_is_the_same() -> None:
     model, context = made(context_of([5, 3]))
     views = {f"type_{i}": View(FrameDrop(context), 0.5, (f"type_{i}.task",)) for i in (1, 2)}
-    batch, drawn = batch_of(context, 4, 1), []
+    batch, drawn = batch_of(context, 4, 1).zeroed(), []
     for objective in (TaskLoss, Looks):
         learning = Learning(views, {"type_1.task": TaskLoss(context), "type_2.task": objective(context)})
         drawn.append(learning.draw(batch, generator(1)))

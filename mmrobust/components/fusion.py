@@ -135,9 +135,9 @@ class CrossAttention(Fusion):
 
     def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
         mask, known = prepared["x"].mask, prepared["key_value_0"].mask
-        rows, keys = Rows.where(mask), Rows(known, packed=False)
-        if rows.packed and pays(mask, known, self.heads, self.backend):
-            keys = Rows(known)
+        rows, keys = Rows.where(mask), Rows.where(known)
+        if not (rows.packed and keys.packed and pays(mask, known, self.heads, self.backend)):
+            keys = Rows(keys.mask, packed=False)
         x = rows.pack(prepared["x"].x)
         blocks = self._blocks()
         for i, block in enumerate(blocks):

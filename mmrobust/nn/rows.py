@@ -34,7 +34,9 @@ class Rows:
 
         A GPU would have to be waited for, and neither a compiler nor vmap knows how many steps are real.
         """
-        return cls(mask, packed=mask is not None and mask.device.type == "cpu" and eager() and not mask.all())
+        if mask is None or mask.device.type != "cpu" or not eager():
+            return cls(mask, packed=False)
+        return cls() if mask.all() else cls(mask)
 
     @property
     def packed(self) -> bool:

@@ -1,9 +1,9 @@
 """Predictions of a block of samples, clean and under many draws of a noise.
 
 Noise that sets steps to zero costs its pattern and the fusion alone: what the model makes of single steps is made once
-for all noises, rates and draws (see `mmrobust.reuse`), and a sample that lost nothing or everything is not predicted
-again. Samples of like length share a forward pass, of one draw or several, and are cut to the longest of them. None of
-this changes a prediction, but for the order in which floats are added.
+for all noises, rates and draws (see `mmrobust.reuse`), and what a sample lost is predicted once, however many draws
+took it away. Samples of like length share a forward pass, of one draw or several, and are cut to the longest of them.
+None of this changes a prediction, but for the order in which floats are added.
 """
 
 from __future__ import annotations
@@ -100,13 +100,12 @@ class Block:
 
         def predict(chunk: _Chunk) -> Tensor:
             model, features = self.model, self._features(chunk)
-            gone = {m: chunk.cut(e, m, 1).to(self.device) for m, e in erased.items()}
+            gone = {m: chunk.cut(e, m, 1) for m, e in erased.items()}
             if isinstance(model, Model) and model.samplewise:
                 tokens = two_valued(model, features)
                 if isinstance(tokens, TwoValued):
-                    real = {m: s.mask for m, s in features.items()}
-                    return self._reused(model, tokens, real, gone, clean.index_select(0, chunk.index))
-            views = ({m: s.without(gone[m][i]) for m, s in features.items()} for i in range(len(masks)))
+                    return self._reused(model, tokens, chunk, gone, clean.index_select(0, chunk.index))
+            views = ({m: s.without(gone[m][i].to(self.device)) for m, s in features.items()} for i in range(len(masks)))
             return torch.stack([self._predict(view) for view in views])
 
         parts = self._gather([predict(chunk) for chunk in self.chunks]).split(
@@ -115,26 +114,32 @@ class Block:
         return dict(zip(drawn, parts, strict=True))
 
     def _reused(
-        self, model: Model, tokens: TwoValued, real: Mapping[str, Tensor], gone: Mapping[str, Tensor], clean: Tensor
+        self, model: Model, tokens: TwoValued, chunk: _Chunk, gone: Mapping[str, Tensor], clean: Tensor
     ) -> Tensor:
-        """The predictions of all draws, `draws k c`, from tokens and from what is gone, `{m: draws k t}`."""
+        """The predictions of all draws, `draws k c`, from tokens and from what is gone, `{m: draws k t}`.
+
+        What a sample lost is predicted once, however many draws took it away; where it lost nothing, the clean
+        prediction stands.
+        """
         draws, count = next(iter(gone.values())).shape[:2]
-        touched = torch.stack([e.any(-1) for e in gone.values()]).any(0)
-        left = torch.stack([(real[m] & ~e).any(-1) for m, e in gone.items()]).any(0)
-        empty = touched & ~left
-        # Where nothing is gone, the clean prediction stands; where nothing is left, that of the first such draw.
-        first = empty & (empty.cumsum(0) == 1)
-        rows = (touched & (left | first)).flatten().nonzero().squeeze(1)
-        tokens, flat = tokens.leanest(), {m: e.flatten(0, 1) for m, e in gone.items()}
-        found = clean.to(self.device).repeat(draws, 1)
-        for some in rows.split(self.size) if len(rows) else ():
-            view = tokens.pick({m: e.index_select(0, some) for m, e in flat.items()}, some % count)
-            found[some] = model.fuse(view).prediction.float()
+        flat = {m: e.flatten(0, 1) for m, e in gone.items()}
+        lost = torch.cat(list(flat.values()), 1)
+        touched = lost.any(1).nonzero().squeeze(1)
+        # Sorted by their first column, so that a batch is one sample, or two, and has next to no padding.
+        kinds, kind = torch.cat([(touched % count).unsqueeze(1), lost[touched]], 1).unique(dim=0, return_inverse=True)
+        first = kind.new_full((len(kinds),), len(lost)).scatter_reduce_(0, kind, touched, "amin")
+        tokens, last = tokens.leanest(), {m: _last(chunk.cut(s.mask, m)) for m, s in self.batch.features.items()}
+        parts = []
+        for some in first.split(self.size) if len(first) else ():
+            sample = some % count
+            view = {m: e[some, : max(1, int(last[m][sample].max()))].to(self.device) for m, e in flat.items()}
+            parts.append(model.fuse(tokens.pick(view, sample.to(self.device))).prediction.float())
             self.tick(len(some))
-        self.tick(draws * count - len(rows))
-        found = found.unflatten(0, (draws, count))
-        once = found[empty.int().argmax(0), torch.arange(count, device=found.device)]
-        return torch.where(empty.unsqueeze(-1), once, found).cpu()
+        self.tick(draws * count - len(first))
+        found = clean.repeat(draws, 1)
+        if parts:
+            found[touched] = torch.cat(parts).cpu()[kind]
+        return found.unflatten(0, (draws, count))
 
     def _features(self, chunk: _Chunk) -> Streams:
         return {m: s.zeroed() for m, s in chunk.features(self.batch.features, self.device).items()}
@@ -150,8 +155,7 @@ class Block:
         return torch.cat(list(parts), -2).index_select(-2, place)
 
     def _chunks(self) -> list[_Chunk]:
-        # The place of the last real step: padding before or between others stays.
-        last = {m: (s.mask * torch.arange(1, s.mask.shape[1] + 1)).amax(1) for m, s in self.batch.features.items()}
+        last = {m: _last(s.mask) for m, s in self.batch.features.items()}
         order = torch.arange(len(self.batch))
         if getattr(self.model, "samplewise", True):  # else a prediction depends on who is beside it
             order = torch.stack(list(last.values())).sum(0).argsort(stable=True)
@@ -159,3 +163,8 @@ class Block:
             _Chunk(index, {m: max(1, int(steps[index].max())) for m, steps in last.items()})
             for index in order.split(self.size)
         ]
+
+
+def _last(mask: Tensor) -> Tensor:
+    """How many steps of each sample there are up to its last real one, `n`: padding before or between others stays."""
+    return (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)

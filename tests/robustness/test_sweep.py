@@ -131,6 +131,29 @@ def test_a_sample_that_lost_nothing_or_everything_is_not_predicted_again(
     assert torch.equal(found[1], found[1, :1].expand_as(found[1]))
 
 
+class EveryOther(Noise):
+    """Erases every other step, whatever the rate and the draw."""
+
+    constant = True
+
+    def __call__(self, batch: Batch, rate: Rate, generator: torch.Generator) -> Batch:
+        gone = {m: s.mask & (torch.arange(s.mask.shape[1]) % 2 == 0) for m, s in batch.features.items()}
+        return batch.noisy({m: s.without(gone[m]) for m, s in batch.features.items()}, gone)
+
+
+def test_what_a_sample_lost_is_predicted_once_however_often_it_is_drawn(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, fused = built.dataset.splits["test"], []
+    fuse = Model.fuse
+    monkeypatch.setattr(Model, "fuse", lambda self, tokens: fused.append(fuse(self, tokens)) or fused[-1])
+    noises = {"one": EveryOther(built.context), "other": EveryOther(built.context)}
+    found = sweep(built.model, split, Grid(noises, (0.3, 0.6), draws=3))
+    assert sum(len(out.prediction) for out in fused) == 2 * len(split)  # clean, and without every other step
+    assert torch.equal(found["one"], found["other"]) and len(found["one"].flatten(0, 1).unique(dim=0)) == 1
+    assert not torch.equal(found["one"][0, 0], found["clean"])
+
+
 def test_a_model_that_looks_across_samples_meets_them_in_their_order(
     built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +174,7 @@ def test_a_noise_that_every_draw_repeats_is_drawn_once(built: Built) -> None:
     assert found["frame_drop"].shape[:2] == (3, 3)
     assert torch.equal(found["frame_drop"][1, 0], found["frame_drop"][1, 2])
     noise.fixed = False
-    assert torch.equal(found["frame_drop"][:, 0], sweep(built.model, split, once)["frame_drop"][:, 0])
+    torch.testing.assert_close(found["frame_drop"][:, 0], sweep(built.model, split, once)["frame_drop"][:, 0])
 
 
 class Shifted(Noise):
