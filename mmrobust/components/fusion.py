@@ -129,9 +129,14 @@ class CrossAttention(Fusion):
         sides = {"generic": generic, "specific": specific}
         x = self.queries(sides[self.query_side])
         source = self.keys(sides[self.key_side])
-        blocks = self._blocks()
-        key_values = {f"key_value_{i}": source.map(block.key_value) for i, block in enumerate(blocks)}
-        return {"x": x, "query": x.map(blocks[0].query), **key_values}
+        rows, keys = Rows.where(x.mask), Rows.where(source.mask)
+        query = rows.unpack(self._blocks()[0].query(rows.pack(x.x)))
+        packed = keys.pack(source.x)
+        key_values = {
+            f"key_value_{i}": Stream(keys.unpack(block.key_value(packed)), source.mask)
+            for i, block in enumerate(self._blocks())
+        }
+        return {"x": x, "query": Stream(query, x.mask), **key_values}
 
     def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
         mask, known = prepared["x"].mask, prepared["key_value_0"].mask
