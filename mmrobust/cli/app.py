@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -32,6 +33,8 @@ _FAMILIES = {
     "data": ("data",),
     "doctor": ("doctor",),
 }
+#: Verbs that are done in a moment; all others have their garbage collected.
+_SHORT = ("build", "recipes", "list", "show", "doctor")
 _HELP = ["-h", "--help"]
 _FLAGS = {
     "--debug": "MMROBUST_DEBUG",
@@ -51,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         args = _take_globals(args)
-        command = typer.main.get_command(app(next((arg for arg in args if not arg.startswith("-")), None)))
+        verbs = [arg for arg in args if not arg.startswith("-")][:2]
+        if not any(verb in _SHORT for verb in verbs):
+            gc.enable()
+        command = typer.main.get_command(app(verbs[0] if verbs else None))
         lighten(command, _HELP)
         with _terminable():
             code = command.main(args=args, prog_name="mmrobust", standalone_mode=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -137,6 +138,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout == "{\n"
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("line", "collects"), [(["recipes", "list"], False), (["run", "nothing"], True)])
+def test_a_short_verb_collects_no_garbage_and_leaves_the_collector_on(
+    line: list[str], collects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("mmrobust.cli.app.lighten", lambda *_: seen.append(gc.isenabled()))
+    main(line)
+    assert seen == [collects] and gc.isenabled()
 
 
 def test_version_and_json(capsys: pytest.CaptureFixture[str]) -> None:
