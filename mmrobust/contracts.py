@@ -318,8 +318,8 @@ class Component(nn.Module):
     Class attributes are promises that let the house go faster; each is checked by the conformance kit.
 
     Attributes:
-        positionwise: Each output step depends on the same input step alone, and no notes are written, so the part may
-            run once on clean steps and once on the erased one.
+        positionwise: Each output step depends on the same input step alone, wherever and among how many it stands, and
+            no notes are written, so the part may run once on clean steps and once on the erased one.
         samplewise: A batch of 2b gives what two batches of b give (false for batch statistics, CCA, clustering).
         vmappable: Runs under `torch.func.vmap`, so that several seeds can be trained as one.
         compilable: `torch.compile` takes it as one graph.
@@ -395,7 +395,10 @@ class Fusion(Component):
         raise NotImplementedError
 
     def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
-        """Makes of what `prepare` returned what `forward` returns, `b s d`."""
+        """Makes of what `prepare` returned what `forward` returns, `b s d`.
+
+        What is padding in every sample may have been left out of each stream.
+        """
         raise NotImplementedError
 
 

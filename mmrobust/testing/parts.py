@@ -385,9 +385,9 @@ def check_samplewise(subject: Subject) -> None:
 def check_positionwise(subject: Subject) -> None:
     """If `positionwise` is promised, each output step depends on the same input step alone, wherever it stands.
 
-    The house then runs the component once on the clean steps and once on the erased one, and picks by mask; every
-    score of a sweep would be wrong if steps saw each other, their position, or another modality, or if the component
-    wrote notes, which cannot be picked.
+    The house then runs the component once on the clean steps, as one long sample without padding, and once on the
+    erased one, and picks by mask; every score of a sweep would be wrong if steps saw each other, their position, or
+    another modality, or if the component wrote notes, which cannot be picked.
     """
     module, inputs = subject.ready()
     if not module.positionwise:
@@ -412,6 +412,19 @@ def check_positionwise(subject: Subject) -> None:
         gap = far(_placed(stream, places[key]).x, after[key].x)
         if gap:
             raise Failed(expected, f"'{key}' differs by {gap}")
+    one = lambda x: x.flatten(0, 1).unsqueeze(0)
+    joined = {
+        key: Stream(one(s.x), one(s.mask), None if s.times is None else one(s.times)) for key, s in whole.items()
+    }
+    after = _forward(subject, module, {group: joined})
+    for key, stream in before.items():
+        gap = far(one(stream.x), after[key].x)
+        if gap:
+            raise Failed(
+                "the steps of all samples, as one long sample, give the same steps; else do not declare "
+                "positionwise = True",
+                f"'{key}' differs by {gap}",
+            )
     changed = {key: replace(s, x=torch.cat([s.x[:, :-1], s.x[:, -1:] + 1], 1)) for key, s in whole.items()}
     for key in whole:
         after = _forward(subject, module, {group: {**whole, key: changed[key]}})

@@ -385,6 +385,23 @@ class AddsPositions(Encoder):
 
 
 @wrong("encoder", "check_positionwise")
+class StopsAtTheLongest(Encoder):
+    """What comes after as many steps as the data has is zero."""
+
+    positionwise = True
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.shapes = {m: Shape(context.width, s.length) for m, s in context.features.items()}
+        self.layers = nn.ModuleDict({m: nn.Linear(s.width, context.width) for m, s in context.features.items()})
+        self.longest = max(s.length for s in context.features.values())
+
+    def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
+        known = lambda x: (torch.arange(x.shape[1]) < self.longest).unsqueeze(1)
+        return {m: s.map(lambda x, m=m: self.layers[m](x) * known(x)) for m, s in streams.items()}
+
+
+@wrong("encoder", "check_positionwise")
 class SeesTheOthers(Encoder):
     positionwise = True
 
