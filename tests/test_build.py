@@ -115,9 +115,9 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert summary.model[0].flops == 2 * 10 * 16 * (64 + 16 + 24)
     # Two MLPs of 16 -> 8 -> 8 over 30 steps.
     assert summary.model[1].flops == summary.model[2].flops == 2 * 30 * (16 * 8 + 8 * 8)
-    # q, k, v, out of 8 x 8, a feed-forward of 8 -> 32, and the attention itself, over 30 x 30 tokens; their mean (8 and
-    # 32 wide), of which the last layer, 32 -> 8, sees one step.
-    assert summary.model[3].flops == 2 * 30 * (4 * 64 + 256 + 8 + 32) + 2 * 2 * 30 * 30 * 8 + 2 * 256
+    # q, k, v, out of 8 x 8, a feed-forward of 8 -> 32, and the attention itself, over 30 x 30 tokens; the last layer,
+    # 32 -> 8, sees their mean alone.
+    assert summary.model[3].flops == 2 * 30 * (4 * 64 + 256) + 2 * 2 * 30 * 30 * 8 + 2 * 256
     assert summary.idle == ()
     assert set(summary.losses) == {
         "type_1.task", "type_1.modality_adversary", "type_2.task", "type_2.noise_adversary", "total",
