@@ -143,12 +143,10 @@ class CrossAttention(Fusion):
         rows, keys = Rows.where(mask), Rows.where(known)
         if not (rows.packed and keys.packed and pays(mask, known, self.heads, self.backend)):
             keys = Rows(keys.mask, packed=False)
-        x = rows.pack(prepared["x"].x)
+        x, query = rows.pack(prepared["x"].x), rows.pack(prepared["query"].x)
         blocks = self._blocks()
         for i, block in enumerate(blocks):
-            query = prepared["query"].x if i == 0 else rows.unpack(block.query(x))
-            if keys.packed:
-                query = rows.pack(prepared["query"].x) if i == 0 else block.query(x)
+            query = block.query(x) if i else query
             x = block.attend(x, query, keys.pack(prepared[f"key_value_{i}"].x), rows, keys)
             if self.pooled and block is blocks[-1]:
                 return Stream.pooled(block.feed_on_mean(x, rows))

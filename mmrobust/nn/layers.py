@@ -54,9 +54,9 @@ class MultiheadAttention(nn.Module):
         """The same, of projections that were made before.
 
         Args:
-            query: `b s d`; where `keys` are packed, packed as `rows`.
+            query: `b s d`, packed as `rows`.
             key_value: `b t (2 d)`, packed as `keys`.
-            rows: How what comes out is packed.
+            rows: How queries are packed, and what comes out.
             keys: How keys and values are packed: where they are, samples attend one after the other.
 
         Returns:
@@ -66,7 +66,7 @@ class MultiheadAttention(nn.Module):
             query = rearrange(query, "r (h d) -> r h d", h=self.heads)
             key, value = rearrange(key_value, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
             return self.out(ragged(query, key, value, rows.lengths, keys.lengths, self.backend).flatten(1))
-        query = rearrange(query, "b s (h d) -> b h s d", h=self.heads)
+        query = rearrange(rows.unpack(query), "b s (h d) -> b h s d", h=self.heads)
         key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
         out = rearrange(attention(query, key, value, keys.mask, self.backend), "b h s d -> b s (h d)")
         return self.out(rows.pack(out))
