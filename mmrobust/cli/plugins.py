@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmrobust.cli import check
 from mmrobust.cli.arguments import Kind, Name, kinds
+
+if TYPE_CHECKING:
+    from mmrobust.recipe.document import Node
+    from mmrobust.registry.spec import ComponentSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -147,7 +151,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         ],
         "contract": _contract(kind),
         "source": f"{found.file}:{found.line}" if found.file else spec.target,
-        "recipes": _used_in(kind, spec.name, spec.distribution),
+        "recipes": _used_in(spec),
     }
 
 
@@ -182,22 +186,38 @@ def _contract(kind: str) -> str:
     return f"mmrobust.contracts.{KINDS[kind]}"
 
 
-def _used_in(kind: str, name: str, distribution: str) -> list[str]:
+#: The kinds that stand at one place of a recipe, and where.
+_PLACES = {
+    "dataset": ("data",),
+    **{kind: ("model", kind) for kind in ("encoder", "generic_extractor", "specific_extractor", "fusion", "head")},
+}
+
+
+def _used_in(spec: ComponentSpec) -> list[str]:
     """The shipped recipes that use it by name; what extends them is left out, and need not be read."""
     from mmrobust.errors import MmrobustError
     from mmrobust.recipe import compose
     from mmrobust.recipe.check import Checker, check
+    from mmrobust.registry import catalogue
 
     found = []
     for recipe, path in compose.shipped().items():
         checker = Checker()
         try:
-            if re.search(rf"\b{re.escape(name)}\b", path.read_text(encoding="utf-8")):
-                check(compose.extended(path, compose.read(path)[1]), path.stem, checker)
+            if not re.search(rf"\b{re.escape(spec.name)}\b", path.read_text(encoding="utf-8")):
+                continue
+            root = compose.extended(path, compose.read(path)[1])
+            part: Node | None = root
+            for key in _PLACES.get(spec.kind, ("nowhere",)):
+                part = part.get(key) if part is not None else None
+            name = None if part is None else compose.named(part)
+            if name is None or catalogue().find(spec.kind, name) != spec:
+                check(root, path.stem, checker)  # it may be an option of another component
+                if (spec.kind, spec.name, spec.distribution) not in checker.used:
+                    continue
         except MmrobustError:
             continue
-        if (kind, name, distribution) in checker.used:
-            found.append(recipe)
+        found.append(recipe)
     return found
 
 

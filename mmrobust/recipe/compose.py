@@ -167,16 +167,16 @@ def merge(base: Node, over: Node) -> Node:
     Raises:
         RecipeError: A key to delete is not there.
     """
-    if isinstance(over.value, str) and _use(base) == over.value:
+    if isinstance(over.value, str) and named(base) == over.value:
         return base
     if not isinstance(over.value, dict):
         return over
     base = _spelled_out(base) if "use" not in over.value else base
     if not isinstance(base.value, dict):
         return over
-    if _use(over) is not None and _use(base) not in (None, _use(over)):
+    if named(over) is not None and named(base) not in (None, named(over)):
         return over
-    if isinstance(base.value, dict) and _use(over) is not None and _use(base) is None:
+    if isinstance(base.value, dict) and named(over) is not None and named(base) is None:
         return over if not base.value else over.replaced({**base.value, **over.value})
     merged = dict(base.value)
     for key, node in over.value.items():
@@ -189,7 +189,7 @@ def merge(base: Node, over: Node) -> Node:
     return Node(merged, over.where, over.key)
 
 
-def _use(node: Node) -> str | None:
+def named(node: Node) -> str | None:
     """The component that a node names, if it is a mapping with `use`."""
     use = node.get("use")
     return use.value if use is not None else node.value if isinstance(node.value, str) else None
@@ -247,7 +247,7 @@ def change(root: Node, path: str, value: Node | None, at: Position) -> Node:
         if isinstance(node.value, list):
             place = _place(node.value, key)
             if place is None:
-                names = [use for item in node.value if (use := _use(item))]
+                names = [use for item in node.value if (use := named(item))]
                 raise RecipeError(Problem(f"'{so_far}' is a list without '{key}'{nearest(key, names)}", at))
             items = list(node.value)
             if last and value is None:
@@ -269,7 +269,7 @@ def change(root: Node, path: str, value: Node | None, at: Position) -> Node:
             inner[key] = merge(inner[key], value) if key in inner else value
         else:
             inner[key] = walk(inner.get(key, Node({}, at, at)), depth + 1)
-        if key == "use" and last and _use(node) not in (None, inner.get(key) and inner[key].value):
+        if key == "use" and last and named(node) not in (None, inner.get(key) and inner[key].value):
             inner = {"use": inner["use"]} if "use" in inner else inner
         return node.replaced(inner)
 
@@ -279,7 +279,7 @@ def change(root: Node, path: str, value: Node | None, at: Position) -> Node:
 def _place(items: Sequence[Node], key: str) -> int | None:
     if key.isdigit() and int(key) < len(items):
         return int(key)
-    found = [i for i, item in enumerate(items) if _use(item) == key]
+    found = [i for i, item in enumerate(items) if named(item) == key]
     return found[0] if len(found) == 1 else None
 
 
