@@ -13,6 +13,7 @@ from mmrobust.contracts import Context, Discriminator, Objective, Outputs, Part,
 from mmrobust.errors import OptionError
 from mmrobust.nn.gradient_reversal import ramp, reverse_gradient
 from mmrobust.nn.layers import mlp
+from mmrobust.nn.rows import Rows
 
 Schedule = Literal["constant", "ramp"]
 
@@ -129,7 +130,8 @@ class ModalityAdversary(Objective):
         for m in self.modalities:
             streams = [out.generic[m].map(lambda x: reverse_gradient(x, strength))]
             if m in self.explain:
-                streams[0] = streams[0].map(self.explain[m])
+                rows = Rows.where(out.generic[m].mask)
+                streams[0] = streams[0].map(lambda x, m=m, rows=rows: rows.unpack(self.explain[m](rows.pack(x))))
             if self.read_specific:
                 streams.append(out.specific[m].map(lambda x: x if self.train_specific else x.detach()))
             logits.append(torch.cat([self.discriminator(stream) for stream in streams]))
