@@ -238,7 +238,7 @@ def test_padding_reaches_no_model(built: Built) -> None:
     assert sweep(Echo(), tidy, grid(built, (0,)))["clean"].isfinite().all()
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=12, unique=True), st.integers(0, 1000))
+@given(st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=12, unique=True), st.integers(0, 1000))
 def test_auilc_is_the_trapezoid(rates: list[float], seed: int) -> None:
     rates = sorted(rates)
     values = torch.randn(3, len(rates), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
