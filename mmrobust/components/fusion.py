@@ -104,7 +104,6 @@ class CrossAttention(Fusion):
         if depth < 1:
             raise OptionError("depth", f"must be at least 1, not {depth}")
         self.query_side, self.key_side = query, key_value
-        self.heads, self.backend = heads, context.attention
         self.queries = _Tokens(sides[query], position, "query")
         self.keys = _Tokens(sides[key_value], position, "key_value")
         width = self.queries.width
@@ -140,11 +139,12 @@ class CrossAttention(Fusion):
 
     def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
         mask, known = prepared["x"].mask, prepared["key_value_0"].mask
+        blocks = self._blocks()
+        layer = blocks[0].attention
         rows, keys = Rows.where(mask), Rows.where(known)
-        if not (rows.packed and keys.packed and pays(mask, known, self.heads, self.backend)):
+        if not (rows.packed and keys.packed and pays(mask, known, layer.heads, layer.backend)):
             keys = Rows(keys.mask, packed=False)
         x, query = rows.pack(prepared["x"].x), rows.pack(prepared["query"].x)
-        blocks = self._blocks()
         for i, block in enumerate(blocks):
             query = block.query(x) if i else query
             x = block.attend(x, query, keys.pack(prepared[f"key_value_{i}"].x), rows, keys)

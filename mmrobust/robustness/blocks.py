@@ -68,6 +68,7 @@ class Block:
     ) -> None:
         self.model, self.batch, self.size, self.device = model, batch, batch_size, device
         self.tick = tick or (lambda count: None)
+        self.last = {m: _last(s.mask) for m, s in batch.features.items()}
         self.chunks = self._chunks()
 
     def clean(self) -> Tensor:
@@ -128,7 +129,7 @@ class Block:
         # Sorted by their first column, so that a batch is one sample, or two, and has next to no padding.
         kinds, kind = torch.cat([(touched % count).unsqueeze(1), lost[touched]], 1).unique(dim=0, return_inverse=True)
         first = kind.new_full((len(kinds),), len(lost)).scatter_reduce_(0, kind, touched, "amin")
-        tokens, last = tokens.leanest(), {m: _last(chunk.cut(s.mask, m)) for m, s in self.batch.features.items()}
+        tokens, last = tokens.leanest(), {m: steps[chunk.index] for m, steps in self.last.items()}
         parts = []
         for some in first.split(self.size) if len(first) else ():
             sample = some % count
@@ -155,12 +156,11 @@ class Block:
         return torch.cat(list(parts), -2).index_select(-2, place)
 
     def _chunks(self) -> list[_Chunk]:
-        last = {m: _last(s.mask) for m, s in self.batch.features.items()}
         order = torch.arange(len(self.batch))
         if getattr(self.model, "samplewise", True):  # else a prediction depends on who is beside it
-            order = torch.stack(list(last.values())).sum(0).argsort(stable=True)
+            order = torch.stack(list(self.last.values())).sum(0).argsort(stable=True)
         return [
-            _Chunk(index, {m: max(1, int(steps[index].max())) for m, steps in last.items()})
+            _Chunk(index, {m: max(1, int(steps[index].max())) for m, steps in self.last.items()})
             for index in order.split(self.size)
         ]
 
