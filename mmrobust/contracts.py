@@ -32,7 +32,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ __all__ = [
     "Shape",
     "SpecificExtractor",
     "Split",
+    "Steps",
     "Stream",
     "Streams",
     "Task",
@@ -136,6 +137,22 @@ def _kept(x: Tensor, mask: Tensor) -> Tensor:
 torch.export.register_dataclass(Stream, serialized_type_name="mmrobust.Stream")
 
 Streams = dict[str, Stream]
+
+
+class Steps(Protocol):
+    """What a `Stream` tells of its steps, and what the house hands a split fusion instead: see `Fusion.prepare`."""
+
+    @property
+    def x(self) -> Tensor:
+        """Values, `b t d`."""
+        ...
+
+    @property
+    def mask(self) -> Tensor:
+        """True where a step is real, `b t`, bool."""
+        ...
+
+
 Rate = float | tuple[float, float]
 
 
@@ -390,14 +407,17 @@ class Fusion(Component):
         """Maps `{key: b t d}` twice to `b s d`. One of the dicts may be empty, as the context told."""
         raise NotImplementedError
 
-    def prepare(self, generic: Streams, specific: Streams) -> Streams:
-        """Maps each step of each stream alone, by its values and its place: `{name: b s w}`, as `prepared` tells."""
+    def prepare(self, generic: Streams, specific: Streams) -> Mapping[str, Steps]:
+        """Maps each step of each stream alone, by its values and its place: `{name: b s w}`, as `prepared` tells.
+
+        Streams will do.
+        """
         raise NotImplementedError
 
-    def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
+    def attend(self, prepared: Mapping[str, Steps], notes: dict[str, Any]) -> Stream:
         """Makes of what `prepare` returned what `forward` returns, `b s d`.
 
-        What is padding in every sample may have been left out of each stream.
+        What is padding in every sample may have been left out, and other padding may hold anything finite.
         """
         raise NotImplementedError
 

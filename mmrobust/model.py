@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmrobust.contracts import (
     Head,
     Outputs,
     SpecificExtractor,
+    Steps,
     Streams,
 )
 
@@ -34,7 +36,7 @@ class Tokens:
     encoded: Streams
     generic: Streams
     specific: Streams
-    prepared: Streams = field(default_factory=dict)
+    prepared: Mapping[str, Steps] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
 

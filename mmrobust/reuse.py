@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mmrobust.contracts import Stream, Streams
+from mmrobust.contracts import Steps, Stream, Streams
 from mmrobust.model import Model, Tokens
-from mmrobust.nn.rows import Rows, eager
+from mmrobust.nn.rows import Kept, Rows, eager, kept
 
 __all__ = ["TwoValued", "two_valued"]
 
@@ -48,15 +48,11 @@ class TwoValued:
             sample: Which of the `b` samples each of the `k` is, int64; None for all of them in their order, again and
                 again.
         """
-        places = {m: _Places((m,), erased, self.real, sample, self.rows.get(m)) for m in erased}
-        own = lambda streams: {m: places[m].pick(stream) for m, stream in streams.items()}
-        joined = {}
-        for keys in set(self.order.values()):
-            count, steps = len(self.real[keys[0]]), sum(self.real[m].shape[1] for m in keys)
-            rows = torch.arange((count + 1) * steps).view(-1, steps) if self.rows else None
-            joined[keys] = _Places(keys, erased, self.real, sample, rows)
+        places = {m: _Places((m,), erased, self.real, sample) for m in erased}
+        own = lambda streams: {m: places[m].pick(stream, self.rows.get(m)) for m, stream in streams.items()}
+        joined = {keys: _Places(keys, erased, self.real, sample) for keys in set(self.order.values())}
         tokens = self.tokens
-        prepared = {name: joined[self.order[name]].pick(s, zeroed=False) for name, s in tokens.prepared.items()}
+        prepared = {name: joined[self.order[name]].steps(s) for name, s in tokens.prepared.items()}
         return Tokens(own(tokens.encoded), own(tokens.generic), own(tokens.specific), prepared)
 
     def lean(self) -> TwoValued:
@@ -77,7 +73,6 @@ class _Places:
         erased: `{m: k t}`.
         real: `{m: b t_m}`.
         sample: `k`, or None.
-        rows: Row of each clean step, and of each erased one, `(b + 1) t`; None where steps stand at their places.
     """
 
     def __init__(
@@ -86,34 +81,44 @@ class _Places:
         erased: Mapping[str, Tensor],
         real: Mapping[str, Tensor],
         sample: Tensor | None,
-        rows: Tensor | None,
     ) -> None:
         self.sample = sample
         self.cuts = [(real[m].shape[1], erased[m].shape[1]) for m in keys]
         self.erased = torch.cat([erased[m] for m in keys], 1)
         self.mask = self._of(self._cut(torch.cat([real[m] for m in keys], 1)))
-        # Rows are copied ten times as fast as they are chosen, on a CPU.
-        self.rows = None
-        if rows is not None:
-            rows = self._cut(rows)
-            self.rows = torch.where(self.erased, rows[-1], self._of(rows[:-1]))
+        self.known: list[tuple[Tensor, Tensor]] = []
 
-    def pick(self, stream: Stream, zeroed: bool = True) -> Stream:
-        """The steps of the samples, `k t d`.
+    def pick(self, stream: Stream, rows: Tensor | None) -> Stream:
+        """The steps of the samples, `k t d`, padding zero.
 
         Args:
             stream: What they are taken from.
-            zeroed: Padding becomes zero; else what stands there is finite.
+            rows: Where each step is among those that it keeps, `(b + 1) t`; None where they stand at their places.
         """
-        x, mask = stream.x, self.mask
-        if self.rows is None:
-            x = self._cut(x)
-            x = torch.where(self.erased.unsqueeze(-1), x[-1:], self._of(x[:-1]))
-            return Stream(torch.where(mask.unsqueeze(-1), x, 0) if zeroed else x, mask)
-        x = x.flatten(0, 1)
-        if zeroed:
-            x = torch.cat([x, x.new_zeros(1, x.shape[1])])
-        return Stream(x.index_select(0, self.rows.flatten()).unflatten(0, mask.shape), mask)
+        if rows is None:
+            return Stream(torch.where(self.mask.unsqueeze(-1), self._chosen(stream.x), 0), self.mask)
+        x = stream.x.flatten(0, 1)
+        x = torch.cat([x, x.new_zeros(1, x.shape[1])])
+        return Stream(x.index_select(0, self._rows(rows).flatten()).unflatten(0, self.mask.shape), self.mask)
+
+    def steps(self, steps: Steps) -> Steps:
+        """What a fusion prepared for the samples, `k s d`; in padding something finite."""
+        if isinstance(steps, Kept):
+            return Kept(steps.values, self._rows(steps.places), self.mask)
+        return Stream(self._chosen(steps.x), self.mask)
+
+    def _chosen(self, x: Tensor) -> Tensor:
+        x = self._cut(x)
+        return torch.where(self.erased.unsqueeze(-1), x[-1:], self._of(x[:-1]))
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """Where the steps of the samples are, `k t`, of where those of the clean and the erased ones are."""
+        for given, found in self.known:
+            if given is rows:
+                return found
+        cut = self._cut(rows)
+        self.known.append((rows, torch.where(self.erased, cut[-1], self._of(cut[:-1]))))
+        return self.known[-1][1]
 
     def _cut(self, values: Tensor) -> Tensor:
         """The steps of `b t ...` that are asked for."""
@@ -150,7 +155,9 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
     if len(model.fusion.prepared):  # torch.compile takes an empty mapping proxy for true
         place = lambda m, s: _unpacked(s.x, rows[m], clean[m].mask) if packs else s
         sides = ({m: place(m, s) for m, s in side.items()} for side in (tokens.generic, tokens.specific))
-        tokens = replace(tokens, prepared=model.fusion.prepare(*sides))
+        made = model.fusion.prepare(*sides)
+        # Rows are copied ten times as fast as they are chosen, on a CPU.
+        tokens = replace(tokens, prepared={name: kept(steps) for name, steps in made.items()} if packs else made)
     return TwoValued(tokens, {m: s.mask for m, s in clean.items()}, rows, model.fusion.prepared)
 
 

@@ -150,22 +150,19 @@ def passes(model: Model, learning: Learning, batch: Batch, seed: int) -> list[di
     return results
 
 
-def assert_same(found: dict[str, Tensor], plain: dict[str, Tensor], tolerance: float, rounding: float = 0.0) -> None:
-    """Equal values, and equal gradients, seen as one vector, of which a part may be small beside its own terms.
+def assert_same(found: dict[str, Tensor], plain: dict[str, Tensor], tolerance: float) -> None:
+    """Equal values, and equal gradients, seen as one vector, of which a part may be small beside its own terms."""
+    assert_same_values(found, plain, tolerance)
+    assert distance(found, plain) <= tolerance * distance(plain)
 
-    Args:
-        found: With tokens reused.
-        plain: Without.
-        tolerance: Relative to the size.
-        rounding: What the gradient of the plain path may be wrong by, as a length.
-    """
+
+def assert_same_values(found: dict[str, Tensor], plain: dict[str, Tensor], tolerance: float) -> None:
     assert set(found) == set(plain)
     for name, value in plain.items():
         assert found[name].shape == value.shape and found[name].dtype == value.dtype
         if not name[0].isdigit():  # no parameter
             rule = {"atol": tolerance, "rtol": tolerance}
             torch.testing.assert_close(found[name], value, **rule, msg=lambda m, n=name: f"{n}: {m}")
-    assert distance(found, plain) <= tolerance * distance(plain) + rounding
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor] | None = None) -> float:
@@ -215,10 +212,12 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     learning, batch = learning_of(context, views), batch_of(context, count, seed)
     learning.lean = lean
     assert isinstance(learning.share(model, learning.draw(batch, generator(seed))), TwoValued)
-    single = passes(model, learning, batch, seed)
+    reused, single = passes(model, learning, batch, seed)
     found, plain = passes(model.double(), learning.double(), in_double(batch), seed)
     assert_same(found, plain, 1e-12)
-    assert_same(*single, 1e-6, rounding=distance(single[1], plain))
+    assert_same_values(reused, single, 1e-6)
+    # In fp32 a gradient that is small beside its terms is rounded on either path: 1.1 times as much in 1500 cases.
+    assert distance(reused, plain) <= 1e-6 * distance(plain) + 4 * distance(single, plain)
 
 
 class Looks(TaskLoss):

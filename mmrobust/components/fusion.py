@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
+from mmrobust.contracts import Context, Fusion, Shape, Steps, Stream, Streams
 from mmrobust.errors import OptionError
 from mmrobust.nn.attention.ragged import pays
 from mmrobust.nn.layers import CrossBlock
@@ -124,30 +124,28 @@ class CrossAttention(Fusion):
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         return self.attend(self.prepare(generic, specific), notes)
 
-    def prepare(self, generic: Streams, specific: Streams) -> Streams:
+    def prepare(self, generic: Streams, specific: Streams) -> dict[str, Steps]:
         sides = {"generic": generic, "specific": specific}
-        x = self.queries(sides[self.query_side])
-        source = self.keys(sides[self.key_side])
-        rows, keys = Rows.where(x.mask), Rows.where(source.mask)
-        query = rows.unpack(self._blocks()[0].query(rows.pack(x.x)))
-        packed = keys.pack(source.x)
-        key_values = {
-            f"key_value_{i}": Stream(keys.unpack(block.key_value(packed)), source.mask)
-            for i, block in enumerate(self._blocks())
-        }
-        return {"x": x, "query": Stream(query, x.mask), **key_values}
+        x, source = self.queries(sides[self.query_side]), self.keys(sides[self.key_side])
+        rows = Rows.where(x.mask)
+        alike = rows.packed and torch.equal(x.mask, source.mask)
+        keys, mask = (rows, x.mask) if alike else (Rows.where(source.mask), source.mask)
+        real, known, blocks = rows.pack(x.x), keys.pack(source.x), self._blocks()
+        made = {"x": rows.keep(real, x.mask), "query": rows.keep(blocks[0].query(real), x.mask)}
+        return made | {f"key_value_{i}": keys.keep(block.key_value(known), mask) for i, block in enumerate(blocks)}
 
-    def attend(self, prepared: Streams, notes: dict[str, Any]) -> Stream:
+    def attend(self, prepared: Mapping[str, Steps], notes: dict[str, Any]) -> Stream:
         mask, known = prepared["x"].mask, prepared["key_value_0"].mask
         blocks = self._blocks()
         layer = blocks[0].attention
-        rows, keys = Rows.where(mask), Rows.where(known)
+        rows = Rows.where(mask)
+        keys = rows if known is mask else Rows.where(known)
         if not (rows.packed and keys.packed and pays(mask, known, layer.heads, layer.backend)):
-            keys = Rows(keys.mask, packed=False)
-        x, query = rows.pack(prepared["x"].x), rows.pack(prepared["query"].x)
+            keys = Rows(known, packed=False)
+        x, query = rows.of(prepared["x"]), rows.of(prepared["query"])
         for i, block in enumerate(blocks):
             query = block.query(x) if i else query
-            x = block.attend(x, query, keys.pack(prepared[f"key_value_{i}"].x), rows, keys)
+            x = block.attend(x, query, keys.of(prepared[f"key_value_{i}"]), rows, keys)
             if self.pooled and block is blocks[-1]:
                 return Stream.pooled(block.feed_on_mean(x, rows))
             x = block.feed_on(x)

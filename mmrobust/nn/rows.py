@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Rows", "eager"]
+from mmrobust.contracts import Steps, Stream
+
+__all__ = ["Kept", "Rows", "eager", "kept"]
 
 
 def eager() -> bool:
@@ -53,6 +56,22 @@ class Rows:
         """The real steps `r d` of `b t d`."""
         return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
 
+    def of(self, steps: Steps) -> Tensor:
+        """The real steps `r d` of a batch in whatever form; all, `b t d`, where they are not packed."""
+        if self.places is None or not isinstance(steps, Kept):
+            return self.pack(steps.x)
+        return steps.values.index_select(0, steps.places.flatten().index_select(0, self.places))
+
+    def keep(self, x: Tensor, mask: Tensor) -> Steps:
+        """What `pack` gives as the steps of a batch again, whose real ones are `mask`, `b t`."""
+        return Stream(x, mask) if self.places is None else Kept(x, self.order, mask)
+
+    @functools.cached_property
+    def order(self) -> Tensor:
+        """Which of the packed steps each step is, `b t`; in padding, one before it or the first."""
+        assert self.mask is not None
+        return (self.mask.flatten().cumsum(0) - 1).clamp_(min=0).view(self.mask.shape)
+
     def unpack(self, x: Tensor) -> Tensor:
         """Real steps `r d` at their places in `b t d`, zero elsewhere."""
         if self.mask is None or self.places is None:
@@ -70,3 +89,33 @@ class Rows:
             return (share.unsqueeze(1) @ x).squeeze(1)
         first = count.cumsum(0) - count
         return F.embedding_bag(torch.arange(len(x)), x, first, mode="mean")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Steps of a batch that are kept once and copied to where they are wanted when somebody wants them.
+
+    Attributes:
+        values: What is kept, `n d`.
+        places: Which of them each step is, `b s`, int64; any, in padding.
+        mask: True where a step is real, `b s`.
+    """
+
+    values: Tensor
+    places: Tensor
+    mask: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """All steps, `b s d`, copied anew each time; what stands in padding is finite."""
+        if not len(self.values):  # nothing is real; the sum is zero, and knows where it came from
+            return self.values.sum(0).expand(*self.places.shape, -1)
+        return self.values.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+
+
+def kept(steps: Steps) -> Kept:
+    """Steps in whatever form, each at its place, to be copied from."""
+    if isinstance(steps, Kept):
+        return steps
+    shape = steps.x.shape[:2]
+    return Kept(steps.x.flatten(0, 1), torch.arange(shape.numel()).view(shape), steps.mask)
