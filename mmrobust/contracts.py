@@ -407,7 +407,7 @@ class Fusion(Component):
         """Maps `{key: b t d}` twice to `b s d`. One of the dicts may be empty, as the context told."""
         raise NotImplementedError
 
-    def prepare(self, generic: Streams, specific: Streams) -> Mapping[str, Steps]:
+    def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> Mapping[str, Steps]:
         """Maps each step of each stream alone, by its values and its place: `{name: b s w}`, as `prepared` tells.
 
         Streams will do.

@@ -153,7 +153,8 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
     if tokens.notes:
         return f"encoder or extractors write notes ({', '.join(tokens.notes)}), which cannot be shared"
     if len(model.fusion.prepared):  # torch.compile takes an empty mapping proxy for true
-        place = lambda m, s: _unpacked(s.x, rows[m], clean[m].mask) if packs else s
+        known = {m: (r.clamp(max=int(r[-1, 0])), _and_erased(clean[m].mask)) for m, r in rows.items()}
+        place = lambda m, s: Kept(s.x.squeeze(0), *known[m]) if packs else s
         sides = ({m: place(m, s) for m, s in side.items()} for side in (tokens.generic, tokens.specific))
         made = model.fusion.prepare(*sides)
         # Rows are copied ten times as fast as they are chosen, on a CPU.
@@ -184,12 +185,6 @@ def _rows(mask: Tensor) -> Tensor:
     last = real.sum()
     rows = torch.where(real, real.cumsum(0) - 1, last + 1)
     return torch.cat([rows, last.expand(mask.shape[1])]).view(-1, mask.shape[1])
-
-
-def _unpacked(x: Tensor, rows: Tensor, mask: Tensor) -> Stream:
-    """The clean samples and an erased one, `(b + 1) t d`; what stands in padding is finite."""
-    places = rows.flatten().clamp(max=x.shape[1] - 1)
-    return Stream(x.squeeze(0).index_select(0, places).unflatten(0, rows.shape), _and_erased(mask))
 
 
 def _obstacle(model: Model, features: Streams) -> str | None:

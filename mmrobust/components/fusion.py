@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmrobust.contracts import Context, Fusion, Shape, Steps, Stream, Streams
 from mmrobust.errors import OptionError
 from mmrobust.nn.attention.ragged import pays
 from mmrobust.nn.layers import CrossBlock
-from mmrobust.nn.rows import Rows
+from mmrobust.nn.rows import Rows, joined
 
 Side = Literal["generic", "specific"]
 
@@ -41,18 +41,22 @@ class _Tokens(nn.Module):
         if self.position is not None:
             nn.init.trunc_normal_(self.position, std=0.02)
 
-    def forward(self, streams: Streams) -> Stream:
-        """All tokens, `b s d`."""
-        values = []
-        start = 0
+    def forward(self, streams: Mapping[str, Steps]) -> tuple[Tensor, Rows, Tensor]:
+        """All tokens, packed on a CPU: `r d` or `b s d`; how; and which are real, `b s`."""
+        tokens = joined([streams[key] for key in self.lengths])
+        mask, rows = tokens.mask, Rows.where(tokens.mask)
+        x = rows.of(tokens)
+        if self.position is None:
+            return x, rows, mask
+        first = 0
+        times = []
         for key, length in self.lengths.items():
-            x = streams[key].x
-            if self.position is not None:
-                first = 0 if self.shared else start
-                x = x + self.position[:, first : first + x.shape[1]]
-            start += length
-            values.append(x)
-        return Stream(torch.cat(values, 1), torch.cat([streams[key].mask for key in self.lengths], 1))
+            times.append(torch.arange(first, first + streams[key].mask.shape[1], device=mask.device))
+            first += 0 if self.shared else length
+        time = torch.cat(times)
+        if rows.packed:
+            time = rows.pack(time.expand(mask.shape))
+        return x + self.position[0].index_select(0, time), rows, mask
 
 
 class CrossAttention(Fusion):
@@ -124,15 +128,15 @@ class CrossAttention(Fusion):
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         return self.attend(self.prepare(generic, specific), notes)
 
-    def prepare(self, generic: Streams, specific: Streams) -> dict[str, Steps]:
+    def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> dict[str, Steps]:
         sides = {"generic": generic, "specific": specific}
-        x, source = self.queries(sides[self.query_side]), self.keys(sides[self.key_side])
-        rows = Rows.where(x.mask)
-        alike = rows.packed and torch.equal(x.mask, source.mask)
-        keys, mask = (rows, x.mask) if alike else (Rows.where(source.mask), source.mask)
-        real, known, blocks = rows.pack(x.x), keys.pack(source.x), self._blocks()
-        made = {"x": rows.keep(real, x.mask), "query": rows.keep(blocks[0].query(real), x.mask)}
-        return made | {f"key_value_{i}": keys.keep(block.key_value(known), mask) for i, block in enumerate(blocks)}
+        x, rows, mask = self.queries(sides[self.query_side])
+        source, keys, known = self.keys(sides[self.key_side])
+        if rows.packed and torch.equal(mask, known):
+            keys, known = rows, mask
+        blocks = self._blocks()
+        made = {"x": rows.keep(x, mask), "query": rows.keep(blocks[0].query(x), mask)}
+        return made | {f"key_value_{i}": keys.keep(block.key_value(source), known) for i, block in enumerate(blocks)}
 
     def attend(self, prepared: Mapping[str, Steps], notes: dict[str, Any]) -> Stream:
         mask, known = prepared["x"].mask, prepared["key_value_0"].mask

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from mmrobust.contracts import Context, GenericExtractor, Shape, Streams
 from mmrobust.errors import OptionError
@@ -48,7 +51,10 @@ class SharedMLP(GenericExtractor):
         self.shapes = {m: Shape(out, shape.length) for m, shape in context.encoded.items()}
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
-        return {m: stream.map(self.mlp) for m, stream in streams.items()}
+        # One product of all steps; a modality's alone may be small.
+        made = self.mlp(torch.cat([stream.x for stream in streams.values()], 1))
+        parts = made.split([stream.x.shape[1] for stream in streams.values()], 1)
+        return {m: replace(stream, x=x) for (m, stream), x in zip(streams.items(), parts, strict=True)}
 
 
 class Identity(GenericExtractor):

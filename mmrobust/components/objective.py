@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -24,6 +24,15 @@ def _common_shape(shapes: Mapping[str, Shape], what: str) -> Shape:
         told = ", ".join(f"{m} {shape.width}" for m, shape in shapes.items())
         raise OptionError("use", f"its discriminator needs {what} of one width, but they have {told}")
     return Shape(widths.pop(), max(shape.length for shape in shapes.values()))
+
+
+def _told(discriminator: Discriminator, streams: Sequence[Stream]) -> Sequence[Tensor]:
+    """What the discriminator says of each stream, `b c`; in one pass where they are equally long."""
+    timed = any(stream.times is not None for stream in streams)
+    if timed or not discriminator.samplewise or len({stream.x.shape for stream in streams}) > 1:
+        return [discriminator(stream) for stream in streams]
+    together = Stream(torch.cat([stream.x for stream in streams]), torch.cat([stream.mask for stream in streams]))
+    return discriminator(together).chunk(len(streams))
 
 
 def _strength(grl: float, schedule: Schedule, progress: Progress) -> float | Tensor:
@@ -126,18 +135,18 @@ class ModalityAdversary(Objective):
 
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
         strength = _strength(self.grl, self.schedule, progress)
-        logits = []
+        streams = []
         for m in self.modalities:
-            streams = [out.generic[m].map(lambda x: reverse_gradient(x, strength))]
+            stream = out.generic[m].map(lambda x: reverse_gradient(x, strength))
             if m in self.explain:
-                rows = Rows.where(out.generic[m].mask)
-                streams[0] = streams[0].map(lambda x, m=m, rows=rows: rows.unpack(self.explain[m](rows.pack(x))))
+                rows = Rows.where(stream.mask)
+                stream = stream.map(lambda x, m=m, rows=rows: rows.unpack(self.explain[m](rows.pack(x))))
+            streams.append(stream)
             if self.read_specific:
                 streams.append(out.specific[m].map(lambda x: x if self.train_specific else x.detach()))
-            logits.append(torch.cat([self.discriminator(stream) for stream in streams]))
-        modality = torch.arange(len(logits), device=logits[0].device)
-        target = modality.repeat_interleave(len(logits[0]))
-        return F.cross_entropy(torch.cat(logits), target)
+        logits = torch.cat(_told(self.discriminator, streams))
+        modality = torch.arange(len(self.modalities), device=logits.device)
+        return F.cross_entropy(logits, modality.repeat_interleave(len(logits) // len(modality)))
 
 
 class NoiseAdversary(Objective):
@@ -197,15 +206,15 @@ class NoiseAdversary(Objective):
         corrupted = torch.stack([out.batch.erased[m].any(1) for m in self.modalities], 1)
         if self.target == "which":
             return self._which({m: out.generic[m].map(reverse) for m in self.modalities}, corrupted)
-        logits = [self.discriminator(out.generic[m].map(reverse)) for m in self.modalities]
-        target = corrupted.to(logits[0].dtype)
+        streams = [out.generic[m].map(reverse) for m in self.modalities]
         if self.negatives:
             other = views[self.negatives]
             assert other.batch is not None
-            logits += [self.discriminator(other.generic[m].map(reverse)) for m in self.modalities]
+            streams += [other.generic[m].map(reverse) for m in self.modalities]
             more = torch.stack([other.batch.erased[m].any(1) for m in self.modalities], 1)
-            target = torch.cat([target, more.to(target.dtype)], 1)
-        return F.binary_cross_entropy_with_logits(torch.cat(logits, 1), target)
+            corrupted = torch.cat([corrupted, more], 1)
+        logits = torch.cat(_told(self.discriminator, streams), 1)
+        return F.binary_cross_entropy_with_logits(logits, corrupted.to(logits.dtype))
 
     def _which(self, generic: Mapping[str, Stream], corrupted: Tensor) -> Tensor:
         length = max(stream.x.shape[1] for stream in generic.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mmrobust.contracts import Steps, Stream
 
-__all__ = ["Kept", "Rows", "eager", "kept"]
+__all__ = ["Kept", "Rows", "eager", "joined", "kept"]
 
 
 def eager() -> bool:
@@ -111,6 +112,19 @@ class Kept:
         if not len(self.values):  # nothing is real; the sum is zero, and knows where it came from
             return self.values.sum(0).expand(*self.places.shape, -1)
         return self.values.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+
+
+def joined(parts: Sequence[Steps]) -> Steps:
+    """The steps of several streams, one after the other."""
+    mask = torch.cat([part.mask for part in parts], 1)
+    if not all(isinstance(part, Kept) for part in parts):
+        return Stream(torch.cat([part.x for part in parts], 1), mask)
+    values, places, first = [], [], 0
+    for part in map(kept, parts):
+        values.append(part.values)
+        places.append(part.places + first)
+        first += len(part.values)
+    return Kept(torch.cat(values), torch.cat(places, 1), mask)
 
 
 def kept(steps: Steps) -> Kept:

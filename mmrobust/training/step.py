@@ -176,7 +176,8 @@ class Learner:
         """Shortens the gradient where it is too long; its norm before, 0-d."""
         parameters = [p for p in held(self.optimizer) if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.settings.clip is not None:
+        # Where a norm can be looked at without waiting, what is short enough is not multiplied by one.
+        if self.settings.clip is not None and (norm.device.type != "cpu" or not norm <= self.settings.clip):
             nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
         return norm
 

@@ -53,11 +53,12 @@ def ragged(
         UsageError: As `attention`.
     """
     backend = "sdpa" if backend == "auto" else backend
+    parts = (x.unsqueeze(0).split(lengths, 1) for x, lengths in ((query, queries), (key, keys), (value, keys)))
     found = []
-    for q, k, v in zip(query.split(queries), key.split(keys), value.split(keys), strict=True):
-        if len(q) and len(k):
-            q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-            found.append(attention(q, k, v, None, backend).squeeze(0).transpose(0, 1))
+    for q, k, v in zip(*parts, strict=True):
+        if q.shape[1] and k.shape[1]:
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            found.append(attention(q, k, v, None, backend).transpose(1, 2))
         else:
             found.append(torch.zeros_like(q))
-    return torch.cat(found)
+    return torch.cat(found, 1).squeeze(0)
