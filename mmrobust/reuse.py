@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmrobust.contracts import Steps, Stream, Streams
 from mmrobust.model import Model, Tokens
-from mmrobust.nn.rows import Kept, Rows, eager, kept
+from mmrobust.nn.rows import Kept, Rows, eager
 
 __all__ = ["TwoValued", "two_valued"]
 
@@ -156,9 +156,8 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
         known = {m: (r.clamp(max=int(r[-1, 0])), _and_erased(clean[m].mask)) for m, r in rows.items()}
         place = lambda m, s: Kept(s.x.squeeze(0), *known[m]) if packs else s
         sides = ({m: place(m, s) for m, s in side.items()} for side in (tokens.generic, tokens.specific))
-        made = model.fusion.prepare(*sides)
-        # Rows are copied ten times as fast as they are chosen, on a CPU.
-        tokens = replace(tokens, prepared={name: kept(steps) for name, steps in made.items()} if packs else made)
+        prepared = model.fusion.prepare(*sides)
+        tokens = replace(tokens, prepared=_kept(prepared, model.fusion.prepared) if packs else prepared)
     return TwoValued(tokens, {m: s.mask for m, s in clean.items()}, rows, model.fusion.prepared)
 
 
@@ -166,6 +165,18 @@ def _one_more(stream: Stream) -> Stream:
     """The stream with a sample whose every step is erased."""
     x, mask = stream.x, stream.mask
     return Stream(torch.cat([x, x.new_zeros(1, *x.shape[1:])]), _and_erased(mask))
+
+
+def _kept(prepared: Mapping[str, Steps], order: Mapping[str, tuple[str, ...]]) -> dict[str, Kept]:
+    """What the fusion prepared, to be copied from: on a CPU rows are copied ten times as fast as they are chosen."""
+    found, standing = {}, {}
+    for name, steps in prepared.items():
+        if not isinstance(steps, Kept):
+            x = steps.x
+            places = standing.setdefault(order[name], torch.arange(x.shape[0] * x.shape[1]).view(x.shape[:2]))
+            steps = Kept(x.flatten(0, 1), places, steps.mask)
+        found[name] = steps
+    return found
 
 
 def _and_erased(mask: Tensor) -> Tensor:

@@ -145,7 +145,7 @@ class CrossAttention(Fusion):
         rows = Rows.where(mask)
         keys = rows if known is mask else Rows.where(known)
         if not (rows.packed and keys.packed and pays(mask, known, layer.heads, layer.backend)):
-            keys = Rows(known, packed=False)
+            keys = Rows(keys.mask, packed=False)
         x, query = rows.of(prepared["x"]), rows.of(prepared["query"])
         for i, block in enumerate(blocks):
             query = block.query(x) if i else query

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrobust.contracts import Steps, Stream
 
-__all__ = ["Kept", "Rows", "eager", "joined", "kept"]
+__all__ = ["Kept", "Rows", "eager", "joined"]
 
 
 def eager() -> bool:
@@ -117,19 +117,12 @@ class Kept:
 def joined(parts: Sequence[Steps]) -> Steps:
     """The steps of several streams, one after the other."""
     mask = torch.cat([part.mask for part in parts], 1)
-    if not all(isinstance(part, Kept) for part in parts):
-        return Stream(torch.cat([part.x for part in parts], 1), mask)
-    values, places, first = [], [], 0
-    for part in map(kept, parts):
-        values.append(part.values)
+    places, first = [], 0
+    for part in parts:
+        if not isinstance(part, Kept):
+            return Stream(torch.cat([part.x for part in parts], 1), mask)
         places.append(part.places + first)
         first += len(part.values)
+    values = [part.values for part in parts if isinstance(part, Kept)]
     return Kept(torch.cat(values), torch.cat(places, 1), mask)
 
-
-def kept(steps: Steps) -> Kept:
-    """Steps in whatever form, each at its place, to be copied from."""
-    if isinstance(steps, Kept):
-        return steps
-    shape = steps.x.shape[:2]
-    return Kept(steps.x.flatten(0, 1), torch.arange(shape.numel()).view(shape), steps.mask)
