@@ -140,7 +140,7 @@ Streams = dict[str, Stream]
 
 
 class Steps(Protocol):
-    """What a `Stream` tells of its steps, and what the house hands a split fusion instead: see `Fusion.prepare`."""
+    """A batch of sequences in whatever form, a `Stream` for one; what a split fusion is handed and makes."""
 
     @property
     def x(self) -> Tensor:
@@ -410,7 +410,7 @@ class Fusion(Component):
     def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> Mapping[str, Steps]:
         """Maps each step of each stream alone, by its values and its place: `{name: b s w}`, as `prepared` tells.
 
-        Streams will do.
+        It may return streams. What the house hands it, and `attend`, need not be streams, but has their `x` and `mask`.
         """
         raise NotImplementedError
 

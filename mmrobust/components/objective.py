@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -26,13 +26,13 @@ def _common_shape(shapes: Mapping[str, Shape], what: str) -> Shape:
     return Shape(widths.pop(), max(shape.length for shape in shapes.values()))
 
 
-def _told(discriminator: Discriminator, streams: Sequence[Stream]) -> Sequence[Tensor]:
+def _told(discriminator: Discriminator, streams: list[Stream]) -> list[Tensor]:
     """What the discriminator says of each stream, `b c`; in one pass where they are equally long."""
     timed = any(stream.times is not None for stream in streams)
     if timed or not discriminator.samplewise or len({stream.x.shape for stream in streams}) > 1:
         return [discriminator(stream) for stream in streams]
     together = Stream(torch.cat([stream.x for stream in streams]), torch.cat([stream.mask for stream in streams]))
-    return discriminator(together).chunk(len(streams))
+    return list(discriminator(together).chunk(len(streams)))
 
 
 def _strength(grl: float, schedule: Schedule, progress: Progress) -> float | Tensor:

@@ -30,6 +30,7 @@ from mmrobust.contracts import (
     Rate,
     Shape,
     Split,
+    Steps,
     Stream,
     Streams,
     Task,
@@ -346,9 +347,10 @@ class NeedsTwoSteps(Good):
 
 @wrong("fusion", "check_prepared")
 class MeetsEarly(CrossAttention):
-    def prepare(self, generic: Streams, specific: Streams) -> Streams:
+    def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> dict[str, Steps]:
         made = super().prepare(generic, specific)
-        return {**made, "x": made["x"].map(lambda x: x + made["x"].mean().unsqueeze(1))}
+        x = Stream(made["x"].x, made["x"].mask)
+        return {**made, "x": x.map(lambda values: values + x.mean().unsqueeze(1))}
 
 
 @wrong("fusion", "check_prepared")
