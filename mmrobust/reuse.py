@@ -86,7 +86,7 @@ class _Places:
         self.cuts = [(real[m].shape[1], erased[m].shape[1]) for m in keys]
         self.erased = torch.cat([erased[m] for m in keys], 1)
         self.mask = self._of(self._cut(torch.cat([real[m] for m in keys], 1)))
-        self.known: list[tuple[Tensor, Tensor]] = []
+        self.found: list[tuple[Tensor, Tensor]] = []
 
     def pick(self, stream: Stream, rows: Tensor | None) -> Stream:
         """The steps of the samples, `k t d`, padding zero.
@@ -97,9 +97,7 @@ class _Places:
         """
         if rows is None:
             return Stream(torch.where(self.mask.unsqueeze(-1), self._chosen(stream.x), 0), self.mask)
-        x = stream.x.flatten(0, 1)
-        x = torch.cat([x, x.new_zeros(1, x.shape[1])])
-        return Stream(x.index_select(0, self._rows(rows).flatten()).unflatten(0, self.mask.shape), self.mask)
+        return Stream(Kept(stream.x.flatten(0, 1), self._rows(rows), self.mask).x, self.mask)
 
     def steps(self, steps: Steps) -> Steps:
         """What a fusion prepared for the samples, `k s d`; in padding something finite."""
@@ -113,12 +111,12 @@ class _Places:
 
     def _rows(self, rows: Tensor) -> Tensor:
         """Where the steps of the samples are, `k t`, of where those of the clean and the erased ones are."""
-        for given, found in self.known:
+        for given, found in self.found:
             if given is rows:
                 return found
         cut = self._cut(rows)
-        self.known.append((rows, torch.where(self.erased, cut[-1], self._of(cut[:-1]))))
-        return self.known[-1][1]
+        self.found.append((rows, torch.where(self.erased, cut[-1], self._of(cut[:-1]))))
+        return self.found[-1][1]
 
     def _cut(self, values: Tensor) -> Tensor:
         """The steps of `b t ...` that are asked for."""
@@ -153,11 +151,11 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
     if tokens.notes:
         return f"encoder or extractors write notes ({', '.join(tokens.notes)}), which cannot be shared"
     if len(model.fusion.prepared):  # torch.compile takes an empty mapping proxy for true
-        known = {m: (r.clamp(max=int(r[-1, 0])), _and_erased(clean[m].mask)) for m, r in rows.items()}
-        place = lambda m, s: Kept(s.x.squeeze(0), *known[m]) if packs else s
+        masks = {m: _and_erased(s.mask) for m, s in clean.items()}
+        place = lambda m, s: Kept(s.x.squeeze(0), rows[m], masks[m]) if packs else s
         sides = ({m: place(m, s) for m, s in side.items()} for side in (tokens.generic, tokens.specific))
         prepared = model.fusion.prepare(*sides)
-        tokens = replace(tokens, prepared=_kept(prepared, model.fusion.prepared) if packs else prepared)
+        tokens = replace(tokens, prepared=_to_copy_from(prepared, model.fusion.prepared) if packs else prepared)
     return TwoValued(tokens, {m: s.mask for m, s in clean.items()}, rows, model.fusion.prepared)
 
 
@@ -167,8 +165,8 @@ def _one_more(stream: Stream) -> Stream:
     return Stream(torch.cat([x, x.new_zeros(1, *x.shape[1:])]), _and_erased(mask))
 
 
-def _kept(prepared: Mapping[str, Steps], order: Mapping[str, tuple[str, ...]]) -> dict[str, Kept]:
-    """What the fusion prepared, to be copied from: on a CPU rows are copied ten times as fast as they are chosen."""
+def _to_copy_from(prepared: Mapping[str, Steps], order: Mapping[str, tuple[str, ...]]) -> dict[str, Kept]:
+    """What the fusion prepared, in one form: on a CPU rows are copied ten times as fast as they are chosen."""
     found, standing = {}, {}
     for name, steps in prepared.items():
         if not isinstance(steps, Kept):

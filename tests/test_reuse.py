@@ -38,8 +38,10 @@ from mmrobust.contracts import (
 )
 from mmrobust.learning import Learning, View
 from mmrobust.model import Model
+from mmrobust.nn.attention import use_attention
 from mmrobust.randomness import generator
 from mmrobust.reuse import TwoValued, two_valued
+from mmrobust.robustness.blocks import Block
 
 NAMES = ("text", "audio", "vision", "face")
 PROGRESS = Progress(0, torch.tensor(0.5))
@@ -218,6 +220,28 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     assert_same_values(reused, single, 1e-6)
     # In fp32 a gradient that is small beside its terms is rounded on either path: 1.1 times as much in 1500 cases.
     assert distance(reused, plain) <= 1e-6 * distance(plain) + 4 * distance(single, plain)
+
+
+@pytest.mark.parametrize("backend", ["auto", "manual", "sdpa"])
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_sample_that_is_not_finite_spoils_no_other(backend: str, absent: bool) -> None:
+    model, context = made(context_of([5, 4]))
+    model.eval()
+    real = {m: torch.arange(s.length) < torch.tensor([[3], [2], [1]]) for m, s in context.features.items()}
+    real = real if absent else {m: mask.flip(1) for m, mask in real.items()}  # padding comes first
+    if absent:
+        real["text"][1] = False
+    random = torch.Generator().manual_seed(1)
+    x = {m: torch.randn(*real[m].shape, s.width, generator=random) for m, s in context.features.items()}
+    clean = {m: Stream(x[m], real[m]).zeroed() for m in x}
+    x["audio"][0] = torch.nan
+    spoilt = Batch.fresh({m: Stream(x[m], real[m]).zeroed() for m in x})
+    with torch.no_grad(), use_attention(backend):
+        found = model(spoilt.features).prediction
+        assert not found[0].isfinite() and torch.equal(found[1:], model(clean).prediction[1:])
+        block = Block(model, spoilt, 8, "cpu")
+        draws = [(0.5, generator(i)) for i in range(3)]
+        assert block.noisy({"drop": (FrameDrop(context), draws)}, block.clean())["drop"][:, 1:].isfinite().all()
 
 
 class Looks(TaskLoss):

@@ -48,15 +48,14 @@ class _Tokens(nn.Module):
         x = rows.of(tokens)
         if self.position is None:
             return x, rows, mask
-        first = 0
-        times = []
+        first, slices = 0, []
         for key, length in self.lengths.items():
-            times.append(torch.arange(first, first + streams[key].mask.shape[1], device=mask.device))
+            slices.append(self.position[0, first : first + streams[key].mask.shape[1]])
             first += 0 if self.shared else length
-        time = torch.cat(times)
+        position = torch.cat(slices)
         if rows.packed:
-            time = rows.pack(time.expand(mask.shape))
-        return x + self.position[0].index_select(0, time), rows, mask
+            position = position.index_select(0, rows.pack(torch.arange(len(position)).expand(mask.shape)))
+        return x + position, rows, mask
 
 
 class CrossAttention(Fusion):

@@ -26,7 +26,7 @@ def _common_shape(shapes: Mapping[str, Shape], what: str) -> Shape:
     return Shape(widths.pop(), max(shape.length for shape in shapes.values()))
 
 
-def _told(discriminator: Discriminator, streams: list[Stream]) -> list[Tensor]:
+def _judged(discriminator: Discriminator, streams: list[Stream]) -> list[Tensor]:
     """What the discriminator says of each stream, `b c`; in one pass where they are equally long."""
     alike = all(s.times is None and s.x.shape[1] == streams[0].x.shape[1] for s in streams)
     if not (alike and discriminator.samplewise):
@@ -144,7 +144,7 @@ class ModalityAdversary(Objective):
             streams.append(stream)
             if self.read_specific:
                 streams.append(out.specific[m].map(lambda x: x if self.train_specific else x.detach()))
-        logits = torch.cat(_told(self.discriminator, streams))
+        logits = torch.cat(_judged(self.discriminator, streams))
         modality = torch.arange(len(self.modalities), device=logits.device)
         return F.cross_entropy(logits, modality.repeat_interleave(len(logits) // len(modality)))
 
@@ -213,7 +213,7 @@ class NoiseAdversary(Objective):
             streams += [other.generic[m].map(reverse) for m in self.modalities]
             more = torch.stack([other.batch.erased[m].any(1) for m in self.modalities], 1)
             corrupted = torch.cat([corrupted, more], 1)
-        logits = torch.cat(_told(self.discriminator, streams), 1)
+        logits = torch.cat(_judged(self.discriminator, streams), 1)
         return F.binary_cross_entropy_with_logits(logits, corrupted.to(logits.dtype))
 
     def _which(self, generic: Mapping[str, Stream], corrupted: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from mmrobust.nn.rows import eager
 
 class _Reverse(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: Tensor | float) -> Tensor:
-        ctx.strength = strength
+    def forward(ctx: Any, x: Tensor, strength: Tensor) -> Tensor:
+        ctx.save_for_backward(strength)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return -ctx.strength * gradients[0], None
+        (strength,) = ctx.saved_tensors
+        return -strength * gradients[0], None
 
 
 class _Transformed(torch.autograd.Function):
@@ -34,10 +35,7 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (strength,) = ctx.saved_tensors
-        return -strength * gradients[0], None
+    backward = _Reverse.backward
 
 
 def reverse_gradient(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
@@ -47,9 +45,8 @@ def reverse_gradient(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         x: Any shape.
         strength: lambda of the paper; a number or a 0-d tensor.
     """
-    if eager():
-        return _Reverse.apply(x, strength)  # type: ignore[return-value]
-    return _Transformed.apply(x, torch.as_tensor(strength, dtype=x.dtype, device=x.device))  # type: ignore[return-value]
+    form = _Reverse if eager() else _Transformed
+    return form.apply(x, torch.as_tensor(strength, dtype=x.dtype, device=x.device))  # type: ignore[return-value]
 
 
 def ramp(fraction: Tensor, strength: float = 1.0, gamma: float = 10.0) -> Tensor:

@@ -69,9 +69,10 @@ class Rows:
 
     @functools.cached_property
     def order(self) -> Tensor:
-        """Which of the packed steps each step is, `b t`; in padding, one before it or the first."""
-        assert self.mask is not None
-        return (self.mask.flatten().cumsum(0) - 1).clamp_(min=0).view(self.mask.shape)
+        """Which of the packed steps each step is, `b t`; for padding, the place after the last."""
+        assert self.mask is not None and self.places is not None
+        order = torch.full((self.mask.numel(),), len(self.places))
+        return order.index_copy_(0, self.places, torch.arange(len(self.places))).view(self.mask.shape)
 
     def unpack(self, x: Tensor) -> Tensor:
         """Real steps `r d` at their places in `b t d`, zero elsewhere."""
@@ -96,9 +97,11 @@ class Rows:
 class Kept:
     """Steps of a batch that are kept once and copied to where they are wanted when somebody wants them.
 
+    Padding is nobody's step, so that a sample that is not finite spoils no other.
+
     Attributes:
         values: What is kept, `n d`.
-        places: Which of them each step is, `b s`, int64; any, in padding.
+        places: Which of them each step is, `b s`, int64; n, the place after the last, for padding that is zero.
         mask: True where a step is real, `b s`.
     """
 
@@ -108,10 +111,11 @@ class Kept:
 
     @property
     def x(self) -> Tensor:
-        """All steps, `b s d`, copied anew each time; what stands in padding is finite."""
-        if not len(self.values):  # nothing is real; the sum is zero, and knows where it came from
-            return self.values.sum(0).expand(*self.places.shape, -1)
-        return self.values.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
+        """All steps, `b s d`, copied anew each time."""
+        values = self.values
+        if not self.mask.all():
+            values = torch.cat([values, values.new_zeros(1, values.shape[1])])
+        return values.index_select(0, self.places.flatten()).unflatten(0, self.places.shape)
 
 
 def joined(parts: Sequence[Steps]) -> Steps:
@@ -123,6 +127,5 @@ def joined(parts: Sequence[Steps]) -> Steps:
             return Stream(torch.cat([part.x for part in parts], 1), mask)
         places.append(part.places + first)
         first += len(part.values)
-    values = [part.values for part in parts if isinstance(part, Kept)]
-    return Kept(torch.cat(values), torch.cat(places, 1), mask)
-
+    values = torch.cat([part.values for part in parts if isinstance(part, Kept)])
+    return Kept(values, torch.where(mask, torch.cat(places, 1), first), mask)

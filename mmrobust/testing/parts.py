@@ -20,6 +20,7 @@ from torch.func import functional_call, stack_module_state
 from mmrobust.contracts import Outputs, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.attention import BACKENDS, Unusable, use_attention
+from mmrobust.nn.rows import Kept
 from mmrobust.testing.subject import (
     Failed,
     NotApplicable,
@@ -488,7 +489,8 @@ def check_prepared(subject: Subject) -> None:
     """If a fusion is split, `attend` after `prepare` is `forward`, and `prepare` looks at each step alone.
 
     The house then prepares clean and erased steps once and picks by mask, as `prepared` says; every score of a sweep
-    would be wrong if steps met before `attend`.
+    would be wrong if steps met before `attend`. What it hands over has `x` and `mask`, need not be a `Stream`, and
+    holds anything finite in what was prepared of padding.
     """
     module, inputs = subject.ready()
     if not module.prepared:
@@ -505,6 +507,19 @@ def check_prepared(subject: Subject) -> None:
     gap = difference(_forward(subject, module, whole), again)
     if gap:
         raise Failed("attend after prepare gives what forward gives", gap)
+    expected = "the same where there is padding, of steps that are no streams but have x and mask"
+    try:
+        with torch.no_grad():
+            given = ({key: _kept(s.x, s.mask) for key, s in inputs[side].items()} for side in ("generic", "specific"))
+            made = {
+                name: _kept(s.x.where(s.mask.unsqueeze(-1), 3), s.mask) for name, s in module.prepare(*given).items()
+            }
+            again = {"fused": module.attend(made, {}).zeroed()}
+    except Exception as error:
+        raise Failed(expected, told(error)) from error
+    gap = difference(_forward(subject, module, inputs), again)
+    if gap:
+        raise Failed(expected, gap)
     for side, streams in whole.items():
         for key, stream in streams.items():
             step = stream.x.shape[1] // 2
@@ -527,6 +542,10 @@ def check_prepared(subject: Subject) -> None:
                         f"changing a step of {side} '{key}' changes its own place in '{name}' alone",
                         f"other places change by {gap}",
                     )
+
+
+def _kept(x: Tensor, mask: Tensor) -> Kept:
+    return Kept(x.flatten(0, 1), torch.arange(mask.numel()).view(mask.shape), mask)
 
 
 def check_mean_alone(subject: Subject) -> None:

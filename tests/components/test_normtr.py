@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from mmrobust.build import part_builder
+from mmrobust.components.discriminator import Linear as Discriminator
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
 from mmrobust.components.generic_extractor import SharedMLP
 from mmrobust.components.head import MeanPoolLinear
-from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss
+from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss, _judged
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
 from mmrobust.errors import OptionError
@@ -204,6 +205,45 @@ def test_adversary_1_is_the_cross_entropy_of_naming_each_features_modality() -> 
         logits += [part.discriminator(explained), part.discriminator(out.specific[m])]
     target = torch.tensor([0, 0, 1, 1, 2, 2]).repeat_interleave(5)
     torch.testing.assert_close(part(out, {}, PROGRESS), F.cross_entropy(torch.cat(logits), target))
+
+
+class Recorder(Discriminator):
+    """A discriminator that tells how many samples it was handed at once, and whether it saw times."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context, pool="mean")
+        self.seen: list[tuple[int, bool]] = []
+
+    def forward(self, stream: Stream) -> torch.Tensor:
+        self.seen.append((len(stream.x), stream.times is not None))
+        return super().forward(stream)
+
+
+class Normalised(Recorder):
+    samplewise = False
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "times", "sizes"),
+    [
+        (Recorder, 4, False, [20]),
+        (Recorder, 4, True, [5] * 4),
+        (Normalised, 4, False, [5] * 4),
+        (Recorder, 3, False, [5] * 4),
+    ],
+)
+def test_streams_of_one_length_are_judged_at_once_and_as_each_alone(
+    kind: type[Recorder], length: int, times: bool, sizes: list[int]
+) -> None:
+    discriminator = kind(replace(CONTEXT, input=Shape(8, 4), outputs=2))
+    given = [streams({"a": Shape(8, 4), "b": Shape(8, length)}, seed=seed)[key] for seed in (1, 2) for key in "ab"]
+    if times:
+        given = [replace(s, times=torch.zeros(*s.mask.shape, 2)) for s in given]
+    alone = [discriminator(s) for s in given]
+    discriminator.seen.clear()
+    found = _judged(discriminator, given)
+    assert discriminator.seen == [(size, times) for size in sizes]
+    torch.testing.assert_close(found, alone)
 
 
 def test_adversary_1_trains_the_specific_extractor_only_when_asked() -> None:

@@ -22,6 +22,16 @@ def test_the_gradient_is_exactly_minus_lambda_times(strength: float, seed: int) 
     assert x.grad is not None and torch.equal(x.grad, -torch.tensor(strength) * arriving)
 
 
+@given(strength=st.floats(0, 10, width=32))
+@settings(max_examples=10, deadline=None)
+def test_a_strength_may_be_a_tensor_as_the_ramp_gives_it(strength: float) -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    found, expected = (
+        torch.autograd.grad(reverse_gradient(x, s).cos().sum(), x)[0] for s in (torch.tensor(strength), strength)
+    )
+    assert torch.equal(found, expected)
+
+
 def test_it_runs_under_vmap_and_compile() -> None:
     x = torch.randn(5, 3)
     grad = torch.func.vmap(torch.func.grad(lambda v: (reverse_gradient(v, 2.0) ** 2).sum()))(x)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmrobust.contracts import Stream
-from mmrobust.nn.rows import Rows
+from mmrobust.nn.rows import Kept, Rows, joined
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -46,3 +46,25 @@ def test_the_mean_is_that_of_the_real_steps(lists: list[list[bool]], packed: boo
     found, expected = rows.mean(rows.pack(x)), Stream(x, mask).mean()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(*(torch.autograd.grad(mean.cos().sum(), x)[0] for mean in (found, expected)))
+
+
+MASKS = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=2)
+
+
+@given(MASKS, MASKS)
+def test_steps_that_are_kept_come_in_any_form_and_padding_is_nobodys(
+    one: list[list[bool]], two: list[list[bool]]
+) -> None:
+    parts, streams = [], []
+    for lists in (one, two):
+        stream = Stream(torch.randn(2, 3, 4), torch.tensor(lists)).zeroed()
+        rows = Rows(stream.mask)
+        kept = rows.keep(rows.pack(stream.x), stream.mask)
+        assert isinstance(kept, Kept)
+        assert torch.equal(kept.x, stream.x)
+        assert torch.equal(rows.of(kept), rows.pack(stream.x))
+        parts.append(kept)
+        streams.append(stream)
+    both, plain = joined(parts), joined(streams)
+    assert torch.equal(both.mask, plain.mask) and torch.equal(both.x, plain.x)
+    assert torch.equal(Rows(both.mask).of(both), Rows(both.mask).of(plain))

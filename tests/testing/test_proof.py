@@ -354,6 +354,26 @@ class MeetsEarly(CrossAttention):
 
 
 @wrong("fusion", "check_prepared")
+class WantsStreams(CrossAttention):
+    def attend(self, prepared: Mapping[str, Steps], notes: dict[str, Any]) -> Stream:
+        return super().attend({name: steps.map(lambda x: x) for name, steps in prepared.items()}, notes)  # type: ignore[attr-defined]
+
+    def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> dict[str, Steps]:
+        return {name: Stream(steps.x, steps.mask) for name, steps in super().prepare(generic, specific).items()}
+
+
+@wrong("fusion", "check_prepared")
+class AttendsToPadding(CrossAttention):
+    def attend(self, prepared: Mapping[str, Steps], notes: dict[str, Any]) -> Stream:
+        x = prepared["x"].x
+        return super().attend(prepared, notes).map(lambda made: made + x.sum(1, keepdim=True))
+
+    def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> dict[str, Steps]:
+        made = super().prepare(generic, specific)
+        return {**made, "x": Stream(made["x"].x, made["x"].mask).zeroed()}
+
+
+@wrong("fusion", "check_prepared")
 class ForgetsTheSource(CrossAttention):
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         return super().forward(generic, specific, notes).map(lambda x: 2 * x)
