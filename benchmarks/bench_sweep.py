@@ -39,7 +39,7 @@ def bench_sweep(benchmark, size: str) -> None:
         benchmark,
         lambda: sweep(built.model, split, grid, batch_size=batch_size),
         {"naive": lambda: naive.sweep(reference, data, RATES, DRAWS, batch_size)},
-        rounds={"mosi": 1, "rml": 3}[size],
+        rounds={"mosi": 1, "rml": 9}[size],
         warmup=0,
     )
     seconds = benchmark.stats["median"] * shape.test / count
