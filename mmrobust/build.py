@@ -22,6 +22,7 @@ from mmrobust.files import explained, write_atomic
 from mmrobust.learning import Learning, View
 from mmrobust.model import Model
 from mmrobust.nn import attention
+from mmrobust.nn.linear import gemm, quicken
 from mmrobust.randomness import derive
 from mmrobust.registry.spec import KINDS
 
@@ -101,7 +102,11 @@ def build(
     model = Model(context.modalities, encoder, generic, specific, fusion, head)
     for i, noise in enumerate(loaded.evaluate.noise):  # an impossible evaluation is told before hours of training
         make_noise(loaded, ("evaluate", "noise", str(i)), noise, context)
-    return Built(loaded, dataset, context, model, _learning(loaded, context, weights))
+    learning = _learning(loaded, context, weights)
+    gemm()  # what the environment asks for in vain is told now
+    quicken(model)
+    quicken(learning)
+    return Built(loaded, dataset, context, model, learning)
 
 
 def save(built: Built, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmrobust.contracts import Steps, Stream, Streams
 from mmrobust.model import Model, Tokens
-from mmrobust.nn.rows import Kept, Rows, eager
+from mmrobust.nn.rows import Kept, eager, spare
 
 __all__ = ["TwoValued", "two_valued"]
 
@@ -182,9 +182,10 @@ def _and_erased(mask: Tensor) -> Tensor:
 
 
 def _packed(stream: Stream) -> Stream:
-    """One sample of all real steps and an erased one, `1 (r + 1) d`."""
-    x = Rows(stream.mask).pack(stream.x)
-    x = torch.cat([x, x.new_zeros(1, x.shape[1])]).unsqueeze(0)
+    """One sample of all real steps and an erased one, or a few of these (`spare`): `1 r d`."""
+    real = stream.mask.flatten().nonzero().squeeze(1)
+    x = stream.x.flatten(0, 1).index_select(0, real)
+    x = torch.cat([x, x.new_zeros(1 + spare(len(x) + 1), x.shape[1])]).unsqueeze(0)
     return Stream(x, x.new_ones(x.shape[:2], dtype=torch.bool))
 
 
@@ -192,7 +193,8 @@ def _rows(mask: Tensor) -> Tensor:
     """Where the steps of `b t` are in what `_packed` gives, and where those of a sample without any, `(b + 1) t`."""
     real = mask.flatten()
     last = real.sum()
-    rows = torch.where(real, real.cumsum(0) - 1, last + 1)
+    count = last + 1
+    rows = torch.where(real, real.cumsum(0) - 1, count + spare(int(count)))
     return torch.cat([rows, last.expand(mask.shape[1])]).view(-1, mask.shape[1])
 
 

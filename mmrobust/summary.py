@@ -18,7 +18,9 @@ from mmrobust.build import Built
 from mmrobust.contracts import Batch, Progress, Shape, Streams
 from mmrobust.errors import DivergedError, Problem, RecipeError
 from mmrobust.nn.attention import Unusable, asked, expected, explain, use_attention, watch
+from mmrobust.nn.linear import explain_gemm, use_gemm
 from mmrobust.randomness import generator
+from mmrobust.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Summary:
         outputs: Width of the prediction.
         tokens: Whether the views share their tokens, or why not.
         attention: Which attention backend runs in training, and why not another one.
+        gemm: Which library multiplies in linear layers, and why; empty but for training in fp32 on a CPU.
         batch: Samples of the tried step.
         losses: Losses of the tried step, by `view.objective`, and `total`.
         idle: Parameters that got no gradient in it.
@@ -69,6 +72,7 @@ class Summary:
     outputs: int
     tokens: str
     attention: tuple[str, ...]
+    gemm: str
     batch: int
     losses: Mapping[str, float] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
@@ -97,6 +101,7 @@ class Summary:
             "flops": self.flops,
             "tokens": self.tokens,
             "attention": list(self.attention),
+            "gemm": self.gemm,
             "step": {"batch": self.batch, "losses": dict(self.losses), "without_gradient": list(self.idle)},
         }
 
@@ -125,6 +130,7 @@ class Summary:
                 for r in self.objectives
             ]
         lines += ["", f"tokens: {self.tokens}", "attention: " + "\n".join(self.attention)]
+        lines += [f"linear layers: {self.gemm}"] if self.gemm else []
         total = self.losses["total"]
         lines.append(f"one step on {self.batch} samples: loss {total:.4f}, forward and backward finite")
         if self.idle:
@@ -186,6 +192,7 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
         outputs=task.outputs,
         tokens=_tokens(built, batch),
         attention=attention,
+        gemm=_gemm(recipe),
         batch=count,
         losses=losses,
         idle=idle,
@@ -207,6 +214,11 @@ def _attended(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], 
         if asked(recipe.model.attention)[1] != "the recipe":
             raise
         raise RecipeError(Problem(str(error), recipe.where("model", "attention"))) from error
+
+
+def _gemm(recipe: Recipe) -> str:
+    here = expected(recipe.train.device, recipe.train.precision).device == "cpu"
+    return explain_gemm() if here and recipe.train.precision == "fp32" else ""
 
 
 def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -244,7 +256,7 @@ def _flops(built: Built, features: Streams) -> dict[str, int]:
     features = {m: replace(s, mask=torch.ones_like(s.mask)) for m, s in features.items()}
     was = built.model.training
     built.model.eval()
-    with torch.no_grad(), use_attention("manual"), _Counter(built.model.parts, counts):
+    with torch.no_grad(), use_attention("manual"), use_gemm("torch"), _Counter(built.model.parts, counts):
         built.model(features)
     built.model.train(was)
     return counts

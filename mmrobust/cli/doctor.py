@@ -114,7 +114,15 @@ def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) ->
     try:
         import torch
 
-        machine = {"torch threads": str(torch.get_num_threads()), "gpu": "none"}
+        from mmrobust.errors import UsageError
+        from mmrobust.nn.linear import explain_gemm
+
+        machine = {"torch threads": str(torch.get_num_threads())}
+        try:
+            machine["fp32 linear layers"] = explain_gemm()
+        except UsageError as error:
+            errors.append(str(error))
+        machine["gpu"] = "none"
         if torch.cuda.is_available():
             found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
             machine["gpu"] = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrobust.contracts import Steps, Stream
 
-__all__ = ["Kept", "Rows", "eager", "joined"]
+__all__ = ["Kept", "Rows", "eager", "joined", "spare"]
 
 
 def eager() -> bool:
@@ -20,17 +20,32 @@ def eager() -> bool:
     return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
+def spare(count: int) -> int:
+    """How many rows to add to `count`, so that few numbers of rows occur: at most a sixteenth of them.
+
+    oneDNN makes a kernel for every number of rows that it has not met, which takes longer than most products do, and
+    packed batches would bring new ones with every step.
+    """
+    return -count % (1 << max(0, count.bit_length() - 5))
+
+
 class Rows:
     """Where the real steps of a batch are.
 
     Args:
         mask: True where a step is real, `b t`; None where all are.
-        packed: Whether they are packed; else every step, padding too, stays where it is.
+        packed: Whether they are packed, and after them a few more that are nobody's (`spare`); else every step,
+            padding too, stays where it is.
     """
 
     def __init__(self, mask: Tensor | None = None, *, packed: bool = True) -> None:
         self.mask = mask
-        self.places = mask.flatten().nonzero().squeeze(1) if packed and mask is not None else None
+        self.places = None
+        if packed and mask is not None:
+            real = mask.flatten().nonzero().squeeze(1)
+            self.count = len(real)
+            # Another copy of the first, which is finite if it is, and whose gradient is zero as nobody reads it.
+            self.places = torch.cat([real, real[:1].expand(spare(self.count))])
 
     @classmethod
     def where(cls, mask: Tensor | None) -> Rows:
@@ -49,16 +64,16 @@ class Rows:
 
     @functools.cached_property
     def lengths(self) -> list[int]:
-        """How many steps of each sample are real; for a mask on a CPU."""
-        assert self.mask is not None
-        return self.mask.sum(1).tolist()
+        """How many of the packed steps each sample has, and last how many nobody has; for a mask on a CPU."""
+        assert self.mask is not None and self.places is not None
+        return [*self.mask.sum(1).tolist(), len(self.places) - self.count]
 
     def pack(self, x: Tensor) -> Tensor:
-        """The real steps `r d` of `b t d`."""
+        """The real steps of `b t d`, and a few more: `r d`."""
         return x if self.places is None else x.flatten(0, 1).index_select(0, self.places)
 
     def of(self, steps: Steps) -> Tensor:
-        """The real steps `r d` of a batch in whatever form; all, `b t d`, where they are not packed."""
+        """What `pack` gives, of a batch in whatever form; all, `b t d`, where they are not packed."""
         if self.places is None or not isinstance(steps, Kept):
             return self.pack(steps.x)
         return steps.values.index_select(0, steps.places.flatten().index_select(0, self.places))
@@ -72,14 +87,15 @@ class Rows:
         """Which of the packed steps each step is, `b t`; for padding, the place after the last."""
         assert self.mask is not None and self.places is not None
         order = torch.full((self.mask.numel(),), len(self.places))
-        return order.index_copy_(0, self.places, torch.arange(len(self.places))).view(self.mask.shape)
+        return order.index_copy_(0, self.places[: self.count], torch.arange(self.count)).view(self.mask.shape)
 
     def unpack(self, x: Tensor) -> Tensor:
-        """Real steps `r d` at their places in `b t d`, zero elsewhere."""
+        """Real steps of `r d` at their places in `b t d`, zero elsewhere."""
         if self.mask is None or self.places is None:
             return x
         empty = x.new_zeros(self.mask.numel(), x.shape[1])
-        return empty.index_copy_(0, self.places, x).unflatten(0, self.mask.shape)
+        empty.index_copy_(0, self.places[: self.count], x[: self.count])
+        return empty.unflatten(0, self.mask.shape)
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of each sample's real steps, `b d`, of what `pack` gives; zero where a sample has none."""
@@ -90,7 +106,7 @@ class Rows:
             share = self.mask.to(x.dtype) / count.clamp(min=1).unsqueeze(1)
             return (share.unsqueeze(1) @ x).squeeze(1)
         first = count.cumsum(0) - count
-        return F.embedding_bag(torch.arange(len(x)), x, first, mode="mean")
+        return F.embedding_bag(torch.arange(self.count), x, first, mode="mean")
 
 
 @dataclass(frozen=True)

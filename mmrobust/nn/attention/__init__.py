@@ -7,7 +7,7 @@ recipe's `model.attention`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -40,6 +40,7 @@ __all__ = [
     "explain",
     "manual",
     "passed_over",
+    "precisely",
     "record",
     "recording",
     "resolve",
@@ -72,14 +73,19 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     Raises:
         UsageError: There is no such backend, or (`Unusable`) it cannot run this: the message says why.
     """
-    if query.device.type != "cpu" or (query.dtype not in _HALVES and not torch.is_autocast_enabled("cpu")):
-        return _attention(query, key, value, mask, backend)
-    with torch.autocast("cpu", enabled=False):
-        query_, key_, value_ = (x.float() if x.dtype in _HALVES else x for x in (query, key, value))
-        return _attention(query_, key_, value_, mask, backend).to(query.dtype)
+    return precisely(lambda q, k, v: _attention(q, k, v, mask, backend), query, key, value)
 
 
 _HALVES = (torch.float16, torch.bfloat16)
+
+
+def precisely(f: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What `f` makes of tensors, on a CPU in fp32 at least, also under autocast; in the dtype of the first of them."""
+    first = tensors[0]
+    if first.device.type != "cpu" or (first.dtype not in _HALVES and not torch.is_autocast_enabled("cpu")):
+        return f(*tensors)
+    with torch.autocast("cpu", enabled=False):
+        return f(*(x.float() if x.dtype in _HALVES else x for x in tensors)).to(first.dtype)
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, backend: str) -> Tensor:
