@@ -29,7 +29,7 @@ __all__ = ["Linear", "explain_gemm", "gemm", "quicken", "use_gemm", "why_not_one
 Gemm = Literal["onednn", "torch"]
 
 #: Multiplications below which a call of ours costs more than it gains.
-SMALL = 2**21
+SMALL = 2**22
 
 _overrides: list[Gemm] = []
 
@@ -117,9 +117,10 @@ def explain_gemm() -> str:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` whose large products in fp32 on a CPU are given to the faster library; maps `... k` to `... n`."""
+    """`nn.Linear` whose large products in fp32 on a CPU are given to the faster library."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Maps `... k` to `... n`."""
         weight, bias = self.weight, self.bias
         if not _ours(input, weight):
             return F.linear(input, weight, bias)

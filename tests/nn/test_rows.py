@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmrobust.contracts import Stream
-from mmrobust.nn.rows import Kept, Rows, joined
+from mmrobust.nn.rows import Kept, Rows, joined, spare
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=5))
@@ -68,3 +68,29 @@ def test_steps_that_are_kept_come_in_any_form_and_padding_is_nobodys(
     both, plain = joined(parts), joined(streams)
     assert torch.equal(both.mask, plain.mask) and torch.equal(both.x, plain.x)
     assert torch.equal(Rows(both.mask).of(both), Rows(both.mask).of(plain))
+
+
+@given(st.integers(0, 10_000))
+def test_few_numbers_of_rows_occur(count: int) -> None:
+    added = spare(count)
+    assert 0 <= 16 * added <= count
+    assert spare(count + added) == 0
+    # Sixteen numbers between one power of two and the next.
+    assert len({n + spare(n) for n in range(count, 2 * count)}) <= 18
+
+
+@settings(deadline=None)
+@given(st.integers(40, 60), st.integers(0, 2**31))
+def test_rows_that_nobody_has_change_nothing(steps: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.rand(3, steps, generator=random) < 0.7
+    x = torch.randn(3, steps, 2, generator=random, dtype=torch.float64).requires_grad_()
+    rows, stream = Rows(mask), Stream(x, mask).zeroed()
+    packed = rows.pack(x)
+    assert len(packed) == mask.sum() + spare(int(mask.sum())) == sum(rows.lengths)
+    assert torch.equal(rows.unpack(packed), stream.x)
+    assert torch.equal(rows.keep(packed, mask).x, stream.x)
+    torch.testing.assert_close(rows.mean(packed), stream.mean())
+    made = rows.unpack(packed.cos()).square().sum() + rows.mean(packed.sin()).sum() + rows.keep(packed, mask).x.sum()
+    plain = (x.cos() * mask.unsqueeze(-1)).square().sum() + Stream(x.sin(), mask).mean().sum() + stream.x.sum()
+    torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (made, plain)))
