@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from mmrobust.nn.linear import Gemm as Gemms
+from mmrobust.nn.linear import linear, use_gemm
+
 Run = Callable[[], object]
 
 
@@ -73,16 +76,22 @@ class Gemm:
     Args:
         dtype: Of both factors.
         size: Of each side; large enough to be bound by arithmetic alone.
+        library: `torch` for `torch.mm`; `onednn` for what our linear layers may ask in fp32 instead.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float32, size: int = 1024) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, size: int = 1024, library: Gemms = "torch") -> None:
         self.left = torch.randn(size, size).to(dtype)
         self.right = torch.randn(size, size).to(dtype)
         self.out = torch.empty_like(self.left)
+        self.library: Gemms = library
         self.flops = 2 * size**3
 
     def __call__(self) -> None:
-        torch.mm(self.left, self.right, out=self.out)
+        if self.library == "torch":
+            torch.mm(self.left, self.right, out=self.out)
+        else:
+            with torch.no_grad(), use_gemm(self.library):
+                linear(self.left, self.right)
 
 
 def in_gemm(benchmark: Any, flops: float, gemm: Gemm, name: str = "gemm") -> float:

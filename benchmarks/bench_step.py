@@ -1,8 +1,9 @@
 """The training step and the epoch of NORM-TR, ours over the naive one, both with feeding, noise, losses and optimizer.
 
-Beside them in the same rounds: the machine's GEMM rate, and feeding and noise alone. `of_gemm` is the arithmetic of the
-plain step over a step's time, as a share of that rate: what is computed once where the plain step computes it twice
-counts as if it were computed twice.
+Beside them in the same rounds: the machine's GEMM rate, feeding and noise alone (after a step of ours, as in training),
+and where our linear layers do not leave their products to torch, our step with them left to it. `of_gemm` is the
+arithmetic of the plain step over a step's time, as a share of the rate of `torch.mm`, `of_onednn` of oneDNN's: what is
+computed once where the plain step computes it twice counts as if it were computed twice.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import naive
 from benchmarks.alternate import Gemm, alternate, in_gemm
 from benchmarks.sizes import naive_of, ours, samples
+from mmrobust.nn import linear
 from mmrobust.randomness import generator
 from mmrobust.training import RunFolder
 from mmrobust.training.loop import Trainer, slow_precision
@@ -27,6 +29,7 @@ CPU = torch.device("cpu")
 #: Changes of the recipe; softmax over 1050 tokens keeps 13 GiB for a step of 16 samples, so MOSEI has 4.
 SETTINGS = {"mosi": [], "rml": [], "mosei": ["train.batch_size=4"]}
 ROUNDS = {"mosi": 25, "rml": 60, "mosei": 3}
+WARMUP = {"mosi": 20, "rml": 40, "mosei": 2}
 CASES = [
     ("mosi", 1, "fp32"), ("rml", 1, "fp32"), ("mosei", 1, "fp32"),
     ("mosi", 2, "fp32"), ("rml", 2, "fp32"), ("mosi", 1, "bf16"), ("rml", 1, "bf16"),
@@ -58,6 +61,10 @@ class Pair:
         self.trainer.step(self.done, self.batches[self.done % len(self.batches)], self.noise)
         self.done += 1
 
+    def step_of_torch(self) -> None:
+        with linear.use_gemm("torch"):
+            self.step()
+
     def feeding(self) -> None:
         """The part of `step` that fetches samples and makes their noisy views."""
         index = self.batches[self.done % len(self.batches)]
@@ -84,9 +91,15 @@ def bench_step(benchmark, size: str, threads: int, precision: str, tmp_path: Pat
         pytest.skip(slow)
     torch.set_num_threads(threads)
     pair, gemm = Pair(size, tmp_path, precision), Gemm()
-    others: dict[str, Callable[[], object]] = {"naive": pair.naive_step, "gemm": gemm, "feeding": pair.feeding}
-    alternate(benchmark, pair.step, others, ROUNDS[size], warmup=2)
+    others: dict[str, Callable[[], object]] = {"feeding": pair.feeding, "gemm": gemm}
+    onednn = Gemm(library="onednn") if precision == "fp32" and linear.gemm() == "onednn" else None
+    if onednn is not None:
+        others |= {"onednn": onednn, "torch_gemm": pair.step_of_torch}
+    # Until some forty steps are done oneDNN meets numbers of rows for which it has no kernel yet.
+    alternate(benchmark, pair.step, {**others, "naive": pair.naive_step}, ROUNDS[size], warmup=WARMUP[size])
     info, flops = benchmark.extra_info, pair.flops()
+    if onednn is not None:
+        info["of_onednn"] = in_gemm(benchmark, flops, onednn, "onednn")
     info.update(
         size=size, threads=threads, precision=precision, batch_size=len(pair.batches[0]), gflop=flops / 1e9,
         gemm_gflops=gemm.flops / info["gemm"]["seconds"] / 1e9, of_gemm=in_gemm(benchmark, flops, gemm),

@@ -111,7 +111,11 @@ def render(found: dict[str, Any]) -> str:
         "### Bars\n\n" + table(["asked of", "at least", "measured", "met"], _bars(found)),
     ]
     if rows := of("machine"):
-        cells = [[r["precision"], str(r["threads"]), f"{r['gflops']:.0f}"] for r in rows]
+        asked = {"torch": "torch.mm", "onednn": "oneDNN, as our linear layers ask it"}
+        cells = [
+            [f"{r['precision']}, {asked[r.get('library', 'torch')]}", str(r["threads"]), f"{r['gflops']:.0f}"]
+            for r in rows
+        ]
         more = f"\n\nbf16: {found['bf16']}." if found["bf16"] else ""
         parts.append("### The machine's GEMM\n\n" + table(["format", "threads", "GFLOP/s"], cells) + more)
     if rows := of("training step"):
@@ -119,12 +123,16 @@ def render(found: dict[str, Any]) -> str:
             [
                 f"{r['size']}, {r['threads']} thread{'s' * (r['threads'] > 1)}, {r['precision']}", str(r["batch_size"]),
                 ms(r["seconds"]), ms(r["naive"]["seconds"]), ratio(r["naive"]["ratio"]),
-                f"{r['of_gemm']:.0%} ({r['of_gemm_naive']:.0%})", f"{r['feeding_share']:.1%}",
-                f"{r['samples_per_second']:,.0f}",
+                ratio(r["torch_gemm"]["ratio"]) if "torch_gemm" in r else "",
+                f"{r['of_gemm']:.0%} ({r['of_gemm_naive']:.0%})", f"{r['of_onednn']:.0%}" if "of_onednn" in r else "",
+                f"{r['feeding_share']:.1%}", f"{r['samples_per_second']:,.0f}",
             ]
             for r in rows
         ]  # fmt: skip
-        head = ["", "batch", "step", "naive", "times naive", "of GEMM (naive)", "feeding, noise", "samples/s"]
+        head = [
+            "", "batch", "step", "naive", "times naive", "times with torch's GEMM", "of torch.mm (naive)", "of oneDNN",
+            "feeding, noise", "samples/s",
+        ]  # fmt: skip
         parts.append("### A training step of NORM-TR\n\n" + table(head, cells))
     if rows := [*of("epoch"), *of("sweep")]:
         cells = [

@@ -25,6 +25,7 @@ from mmrobust import recipe as recipes
 from mmrobust.build import Built, build, make_noise, open_data
 from mmrobust.errors import InterruptedRun, MmrobustError, UsageError
 from mmrobust.nn.attention import BACKENDS, explain, use_attention, watch
+from mmrobust.nn.linear import explain_gemm, linear
 from mmrobust.randomness import generator
 from mmrobust.robustness.sweep import Grid, restrict, sweep
 from mmrobust.training import Meter, RunFolder, Trainer, choose_device
@@ -53,7 +54,8 @@ class Bench:
         recipe: Its name.
         device: Where it runs.
         threads: Of this process.
-        gemm_gflops: Rate of one large matrix product in fp32, measured between the steps.
+        gemm_gflops: Rate of one large matrix product in fp32, as linear layers have it, measured between the steps.
+        gemm: Which library multiplies in linear layers, and why; empty but for training in fp32 on a CPU.
         open_data: Opening the data.
         build: Building model and objectives from it.
         step: One training step: feeding, noise, losses, backward pass, optimizer.
@@ -80,6 +82,7 @@ class Bench:
     device: str
     threads: int
     gemm_gflops: float
+    gemm: str
     open_data: float
     build: float
     step: float
@@ -125,6 +128,7 @@ class Bench:
             rows.append(("the sweep", told))
         rows += [("attention" if i == 0 else "", line) for i, line in enumerate(self.attention)]
         rows += [(f"  with {name}", f"{ratio:.2f} times the step") for name, ratio in self.backends.items()]
+        rows += [("linear layers", self.gemm)] if self.gemm else []
         if self.seeds is not None:
             told = f"{self.seeds:.2f} times the seed-steps a second of one process with {self.threads} threads"
             rows.append((f"{self.processes} seeds at a time", told))
@@ -220,6 +224,7 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
         device=str(device),
         threads=torch.get_num_threads(),
         gemm_gflops=gemm.flops / statistics.median(times["gemm"]) / 1e9,
+        gemm=explain_gemm() if device.type == "cpu" and train.precision == "fp32" else "",
         open_data=opened - started,
         build=finished - opened,
         step=step,
@@ -273,7 +278,8 @@ class _Gemm:
         self.flops = 2 * size**3
 
     def __call__(self) -> None:
-        torch.mm(self.left, self.right)
+        with torch.no_grad():
+            linear(self.left, self.right)
 
 
 def take_turns(runs: Mapping[str, Run], seconds: float, device: torch.device) -> dict[str, list[float]]:

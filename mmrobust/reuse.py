@@ -27,8 +27,8 @@ class TwoValued:
 
     Attributes:
         tokens: Of the `b` clean samples, and of one more that lost all of its steps. Where `rows` tell places, what
-            encoder and extractors made is packed: `1 (r + 1) d`, the `r` real steps of a modality, one sample's after
-            the other's, and the erased step.
+            encoder and extractors made is packed: `1 r d`, the real steps of a modality, one sample's after the
+            other's, and the erased step, or a few copies of it.
         real: Which steps of the clean samples are real, `{m: b t}`.
         rows: Where a step is among those that were packed, `{m: (b + 1) t}`; for padding, the place after the last.
         order: For each stream that the fusion prepared, the streams whose steps stand in it.

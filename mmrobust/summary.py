@@ -17,10 +17,9 @@ from torch.utils.flop_counter import flop_registry
 from mmrobust.build import Built
 from mmrobust.contracts import Batch, Progress, Shape, Streams
 from mmrobust.errors import DivergedError, Problem, RecipeError
-from mmrobust.nn.attention import Unusable, asked, expected, explain, use_attention, watch
+from mmrobust.nn.attention import Case, Unusable, asked, expected, explain, use_attention, watch
 from mmrobust.nn.linear import explain_gemm, use_gemm
 from mmrobust.randomness import generator
-from mmrobust.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,8 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
     for name, part in built.model.parts.items():
         slot = f"{name}_extractor" if name in ("generic", "specific") else name
         rows.append(Row(slot, uses[name].use, _shapes(shapes[name]), _size(part), counts[name] // count))
-    losses, idle, attention = _attended(built, batch, recipe.train.seeds[0] if seed is None else seed)
+    known = expected(recipe.train.device, recipe.train.precision)
+    losses, idle, attention = _attended(built, batch, recipe.train.seeds[0] if seed is None else seed, known)
     what = {"regression": f"regression on [{task.low:g}, {task.high:g}]" if task.low is not None else "regression"}
     kind = what.get(task.kind, f"{task.kind} of {len(task.names) or task.outputs}")
     sizes = ", ".join(f"{split} {len(s)}" for split, s in dataset.splits.items())
@@ -192,17 +192,18 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
         outputs=task.outputs,
         tokens=_tokens(built, batch),
         attention=attention,
-        gemm=_gemm(recipe),
+        gemm=explain_gemm() if known.device == "cpu" and recipe.train.precision == "fp32" else "",
         batch=count,
         losses=losses,
         idle=idle,
     )
 
 
-def _attended(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
+def _attended(
+    built: Built, batch: Batch, seed: int, known: Case
+) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
     """The tried step, and which attention backend runs the like of it on the device that the recipe trains on."""
     recipe = built.recipe
-    known = expected(recipe.train.device, recipe.train.precision)
     # The step is tried on a CPU; a backend that is for a GPU alone cannot be part of it.
     tried = nullcontext() if known.device == "cpu" else use_attention("auto")
     try:
@@ -214,11 +215,6 @@ def _attended(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], 
         if asked(recipe.model.attention)[1] != "the recipe":
             raise
         raise RecipeError(Problem(str(error), recipe.where("model", "attention"))) from error
-
-
-def _gemm(recipe: Recipe) -> str:
-    here = expected(recipe.train.device, recipe.train.precision).device == "cpu"
-    return explain_gemm() if here and recipe.train.precision == "fp32" else ""
 
 
 def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmrobust.nn.attention import attention
+from mmrobust.nn.attention import attention, precisely
 from mmrobust.nn.attention.ragged import ragged
 from mmrobust.nn.rows import Rows
 
@@ -62,14 +62,17 @@ class MultiheadAttention(nn.Module):
         Returns:
             `b s d`, packed as `rows`.
         """
-        if keys.packed:
-            query = rearrange(query, "r (h d) -> r h d", h=self.heads)
-            key, value = rearrange(key_value, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
-            return self.out(ragged(query, key, value, rows.lengths, keys.lengths, self.backend).flatten(1))
-        query = rearrange(rows.unpack(query), "b s (h d) -> b h s d", h=self.heads)
-        key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
-        out = rearrange(attention(query, key, value, keys.mask, self.backend), "b h s d -> b s (h d)")
-        return self.out(rows.pack(out))
+
+        def attend(query: Tensor, key_value: Tensor) -> Tensor:
+            if keys.packed:
+                query = rearrange(query, "r (h d) -> r h d", h=self.heads)
+                key, value = rearrange(key_value, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
+                return ragged(query, key, value, rows.lengths, keys.lengths, self.backend).flatten(1)
+            query = rearrange(rows.unpack(query), "b s (h d) -> b h s d", h=self.heads)
+            key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
+            return rows.pack(rearrange(attention(query, key, value, keys.mask, self.backend), "b h s d -> b s (h d)"))
+
+        return self.out(precisely(attend, query, key_value))  # converted before samples and heads are taken apart
 
 
 class CrossBlock(nn.Module):

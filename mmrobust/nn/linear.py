@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mmrobust.errors import UsageError
 from mmrobust.nn.rows import eager
 
-__all__ = ["Linear", "explain_gemm", "gemm", "quicken", "use_gemm", "why_not_onednn"]
+__all__ = ["Gemm", "Linear", "explain_gemm", "gemm", "linear", "quicken", "unoffered", "use_gemm", "why_not_onednn"]
 
 Gemm = Literal["onednn", "torch"]
 
@@ -37,7 +37,7 @@ _overrides: list[Gemm] = []
 @functools.cache
 def why_not_onednn() -> str | None:
     """Why linear layers in fp32 are left to torch's own choice on this machine; None where they are not."""
-    if reason := _missing():
+    if reason := unoffered():
         return reason
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return "torch has no AVX-512 here, and without it both libraries are equally fast"
@@ -47,7 +47,8 @@ def why_not_onednn() -> str | None:
 
 
 @functools.cache
-def _missing() -> str | None:
+def unoffered() -> str | None:
+    """Why linear layers in fp32 cannot ask oneDNN at all; None where they can."""
     if not torch.backends.mkldnn.is_available():
         return "this torch was built without oneDNN"
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -86,7 +87,7 @@ def _standing() -> Gemm:
 def _checked(name: str, by: str) -> Gemm:
     if name not in ("onednn", "torch"):
         raise UsageError(f"{by}: linear layers multiply with onednn or torch, not with '{name}'")
-    if name == "onednn" and (reason := _missing()):
+    if name == "onednn" and (reason := unoffered()):
         raise UsageError(f"{by}: {reason}; use torch")
     return name
 
@@ -121,12 +122,16 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps `... k` to `... n`."""
-        weight, bias = self.weight, self.bias
-        if not _ours(input, weight):
-            return F.linear(input, weight, bias)
-        x = input.reshape(-1, input.shape[-1]).contiguous()
-        out = _Affine.apply(x, weight, bias) if torch.is_grad_enabled() else _affine(x, weight, bias)
-        return out.view(*input.shape[:-1], -1)  # type: ignore[union-attr]
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, of `... k`, `n k` and `n`, with the faster library."""
+    if not _ours(x, weight):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    out: Any = _Affine.apply(rows, weight, bias) if torch.is_grad_enabled() else _affine(rows, weight, bias)
+    return out.view(*x.shape[:-1], -1)
 
 
 def quicken(module: nn.Module) -> None:

@@ -23,10 +23,11 @@ model: {width: 16, fusion: {use: cross_attention, depth: 1, heads: 2}}
 """
 
 
-def run(folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     (folder / "tiny.yaml").write_text(RECIPE)
     command = [sys.executable, "-m", "mmrobust", "build", *line]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})
+    environment = {**os.environ, "NO_COLOR": "1", **environment}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def test_it_shows_the_tree_and_writes_weights_and_recipe(tmp_path: Path) -> None:
@@ -61,6 +62,16 @@ def test_it_says_which_attention_runs_and_why_not_another(tmp_path: Path) -> Non
     assert json.loads(done.stdout)["attention"] == [
         "flash (the recipe) for 24 queries x 24 keys, heads 4 wide, float32, cpu"
     ]
+
+
+def test_it_says_who_multiplies_in_linear_layers(tmp_path: Path) -> None:
+    done = run(tmp_path, "tiny.yaml", "train.device=cpu", MMROBUST_GEMM="torch")
+    assert "\nlinear layers: torch's own choice (" in done.stdout
+    done = run(tmp_path, "tiny.yaml", "train.device=cpu", "train.precision=bf16", "--json")
+    assert json.loads(done.stdout)["gemm"] == ""  # there is nothing to choose
+    done = run(tmp_path, "tiny.yaml", MMROBUST_GEMM="mkl")
+    assert done.returncode == 2
+    assert done.stderr == "error: MMROBUST_GEMM: linear layers multiply with onednn or torch, not with 'mkl'\n"
 
 
 def test_an_attention_that_this_machine_does_not_have_is_told_where_it_was_asked_for(tmp_path: Path) -> None:

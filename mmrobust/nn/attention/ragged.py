@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmrobust.nn.attention import asked, attention, precisely, recording
+from mmrobust.nn.attention import asked, attention, recording
 
 __all__ = ["pays", "ragged"]
 
@@ -53,16 +53,12 @@ def ragged(
         UsageError: As `attention`.
     """
     backend = "sdpa" if backend == "auto" else backend
-
-    def one_by_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        parts = (x.unsqueeze(0).split(lengths, 1) for x, lengths in ((query, queries), (key, keys), (value, keys)))
-        found = []
-        for q, k, v in zip(*parts, strict=True):
-            if q.shape[1] and k.shape[1]:
-                q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-                found.append(attention(q, k, v, None, backend).transpose(1, 2))
-            else:
-                found.append(torch.zeros_like(q))
-        return torch.cat(found, 1).squeeze(0)
-
-    return precisely(one_by_one, query, key, value)  # converted once, not sample by sample
+    parts = (x.unsqueeze(0).split(lengths, 1) for x, lengths in ((query, queries), (key, keys), (value, keys)))
+    found = []
+    for q, k, v in zip(*parts, strict=True):
+        if q.shape[1] and k.shape[1]:
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            found.append(attention(q, k, v, None, backend).transpose(1, 2))
+        else:
+            found.append(torch.zeros_like(q))
+    return torch.cat(found, 1).squeeze(0)
