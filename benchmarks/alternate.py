@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from mmrobust.nn.linear import Gemm as Gemms
-from mmrobust.nn.linear import linear, use_gemm
+from mmrobust.nn.linear import Library, linear, use_gemm
 
 Run = Callable[[], object]
 
@@ -79,11 +78,11 @@ class Gemm:
         library: `torch` for `torch.mm`; `onednn` for what our linear layers may ask in fp32 instead.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float32, size: int = 1024, library: Gemms = "torch") -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, size: int = 1024, library: Library = "torch") -> None:
         self.left = torch.randn(size, size).to(dtype)
         self.right = torch.randn(size, size).to(dtype)
         self.out = torch.empty_like(self.left)
-        self.library: Gemms = library
+        self.library: Library = library
         self.flops = 2 * size**3
 
     def __call__(self) -> None:

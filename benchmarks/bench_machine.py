@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.alternate import Gemm, Gemms, fewer
-from mmrobust.nn.linear import unoffered
+from benchmarks.alternate import Gemm, fewer
+from mmrobust.nn.linear import Library, unoffered
 from mmrobust.training.loop import slow_precision
 
 
 @pytest.mark.benchmark(group="machine")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("precision", "library"), [("fp32", "torch"), ("fp32", "onednn"), ("bf16", "torch")])
-def bench_gemm(benchmark, precision: str, library: Gemms, threads: int) -> None:
+def bench_gemm(benchmark, precision: str, library: Library, threads: int) -> None:
     if library == "onednn" and (reason := unoffered()):
         pytest.skip(reason)
     if slow := slow_precision(precision, torch.device("cpu")):

@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 #: Changes of the recipe; softmax over 1050 tokens keeps 13 GiB for a step of 16 samples, so MOSEI has 4.
 SETTINGS = {"mosi": [], "rml": [], "mosei": ["train.batch_size=4"]}
 ROUNDS = {"mosi": 25, "rml": 60, "mosei": 3}
-WARMUP = {"mosi": 20, "rml": 40, "mosei": 2}
+WARMUP = {"mosi": 40, "rml": 40, "mosei": 2}
 CASES = [
     ("mosi", 1, "fp32"), ("rml", 1, "fp32"), ("mosei", 1, "fp32"),
     ("mosi", 2, "fp32"), ("rml", 2, "fp32"), ("mosi", 1, "bf16"), ("rml", 1, "bf16"),

@@ -221,7 +221,10 @@ def _bars(found: dict[str, Any]) -> list[list[str]]:
     for size, least in (("mosi", 0.9), ("rml", 0.7)):
         row = _pick(step, size=size, threads=1, precision="fp32")
         value = _number(row, "of_gemm")
-        bar(f"share of the GEMM rate, {size}", f"{least:.0%}", value, value is not None and value >= least, form=".0%")
+        what = f"share of the GEMM rate (torch.mm), {size}"
+        bar(what, f"{least:.0%}", value, value is not None and value >= least, form=".0%")
+        if (value := _number(row, "of_onednn") if row and "of_onednn" in row else None) is not None:
+            rows.append([f"the same of oneDNN's rate, {size}", "no bar", f"{value:.0%}", ""])
     row = _pick(step, size="mosi", threads=1, precision="fp32")
     value = _number(row, "feeding_share")
     bar("feeding and noise in a step, mosi", "at most 1 %", value, value is not None and value <= 0.01, form=".2%")

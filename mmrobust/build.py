@@ -70,6 +70,7 @@ def build(
     Raises:
         RecipeError: The recipe is wrong, or a component refuses an option; with the position in the file.
         DataError: The data cannot be read.
+        UsageError: The environment asks for what is not there (`MMROBUST_GEMM`).
     """
     loaded = recipes.load(recipe) if isinstance(recipe, (str, Path)) else recipe
     dataset = open_data(loaded) if dataset is None else dataset

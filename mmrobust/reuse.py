@@ -146,8 +146,9 @@ def two_valued(model: Model, features: Streams) -> TwoValued | str:
     clean = {m: features[m] for m in model.modalities}
     # A GPU would have to be waited for, and neither a compiler nor vmap knows how many steps are real.
     packs = eager() and all(s.mask.device.type == "cpu" for s in clean.values())
-    rows = {m: _rows(s.mask) for m, s in clean.items()} if packs else {}
-    tokens = model.tokens({m: _packed(s) if packs else _one_more(s) for m, s in clean.items()}, zeroed=False)
+    steps = {m: _packed(s) if packs else _one_more(s) for m, s in clean.items()}
+    rows = {m: _rows(s.mask, steps[m]) for m, s in clean.items()} if packs else {}
+    tokens = model.tokens(steps, zeroed=False)
     if tokens.notes:
         return f"encoder or extractors write notes ({', '.join(tokens.notes)}), which cannot be shared"
     if len(model.fusion.prepared):  # torch.compile takes an empty mapping proxy for true
@@ -183,19 +184,16 @@ def _and_erased(mask: Tensor) -> Tensor:
 
 def _packed(stream: Stream) -> Stream:
     """One sample of all real steps and an erased one, or a few of these (`spare`): `1 r d`."""
-    real = stream.mask.flatten().nonzero().squeeze(1)
-    x = stream.x.flatten(0, 1).index_select(0, real)
+    x = stream.x.flatten(0, 1).index_select(0, stream.mask.flatten().nonzero().squeeze(1))
     x = torch.cat([x, x.new_zeros(1 + spare(len(x) + 1), x.shape[1])]).unsqueeze(0)
     return Stream(x, x.new_ones(x.shape[:2], dtype=torch.bool))
 
 
-def _rows(mask: Tensor) -> Tensor:
-    """Where the steps of `b t` are in what `_packed` gives, and where those of a sample without any, `(b + 1) t`."""
+def _rows(mask: Tensor, packed: Stream) -> Tensor:
+    """Where the steps of `b t` are in what `_packed` gave, and where those of a sample without any, `(b + 1) t`."""
     real = mask.flatten()
-    last = real.sum()
-    count = last + 1
-    rows = torch.where(real, real.cumsum(0) - 1, count + spare(int(count)))
-    return torch.cat([rows, last.expand(mask.shape[1])]).view(-1, mask.shape[1])
+    rows = torch.where(real, real.cumsum(0) - 1, packed.x.shape[1])
+    return torch.cat([rows, real.sum().expand(mask.shape[1])]).view(-1, mask.shape[1])
 
 
 def _obstacle(model: Model, features: Streams) -> str | None:

@@ -63,16 +63,16 @@ class MultiheadAttention(nn.Module):
             `b s d`, packed as `rows`.
         """
 
-        def attend(query: Tensor, key_value: Tensor) -> Tensor:
+        def heard(asks: Tensor, answers: Tensor) -> Tensor:
             if keys.packed:
-                query = rearrange(query, "r (h d) -> r h d", h=self.heads)
-                key, value = rearrange(key_value, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
-                return ragged(query, key, value, rows.lengths, keys.lengths, self.backend).flatten(1)
-            query = rearrange(rows.unpack(query), "b s (h d) -> b h s d", h=self.heads)
-            key, value = rearrange(key_value, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
-            return rows.pack(rearrange(attention(query, key, value, keys.mask, self.backend), "b h s d -> b s (h d)"))
+                q = rearrange(asks, "r (h d) -> r h d", h=self.heads)
+                k, v = rearrange(answers, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
+                return ragged(q, k, v, rows.lengths, keys.lengths, self.backend).flatten(1)
+            q = rearrange(rows.unpack(asks), "b s (h d) -> b h s d", h=self.heads)
+            k, v = rearrange(answers, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
+            return rows.pack(rearrange(attention(q, k, v, keys.mask, self.backend), "b h s d -> b s (h d)"))
 
-        return self.out(precisely(attend, query, key_value))  # converted before samples and heads are taken apart
+        return self.out(precisely(heard, query, key_value))  # converted before samples and heads are taken apart
 
 
 class CrossBlock(nn.Module):

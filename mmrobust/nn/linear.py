@@ -1,16 +1,15 @@
 """Linear layers on a CPU, and which library multiplies their matrices.
 
 Torch has two libraries for the matrix products (GEMM) of linear layers on an x86 processor: MKL, which it asks in fp32,
-and oneDNN, which it asks in bf16. On processors that are not Intel's MKL leaves AVX-512 unused, and oneDNN multiplies
-in fp32 about twice as fast (docs/speed.md). There the house asks oneDNN; `MMROBUST_GEMM=torch` leaves the choice to
-torch.
+and oneDNN, which it asks in bf16. On processors that are not Intel's MKL leaves AVX-512 unused. On AMD's Zen 5, which
+has the whole width of it, oneDNN multiplies in fp32 twice as fast (docs/speed.md), and there the house asks oneDNN;
+`MMROBUST_GEMM=torch` leaves the choice to torch.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,14 +23,17 @@ from torch import Tensor, nn
 from mmrobust.errors import UsageError
 from mmrobust.nn.rows import eager
 
-__all__ = ["Gemm", "Linear", "explain_gemm", "gemm", "linear", "quicken", "unoffered", "use_gemm", "why_not_onednn"]
+__all__ = ["Library", "Linear", "explain_gemm", "gemm", "linear", "quicken", "unoffered", "use_gemm", "why_not_onednn"]
 
-Gemm = Literal["onednn", "torch"]
+Library = Literal["onednn", "torch"]
+
+#: The family of AMD's Zen 5 as the processor tells it.
+_ZEN_5 = 26
 
 #: Multiplications below which a call of ours costs more than it gains.
 SMALL = 2**22
 
-_overrides: list[Gemm] = []
+_overrides: list[Library] = []
 
 
 @functools.cache
@@ -41,8 +43,11 @@ def why_not_onednn() -> str | None:
         return reason
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return "torch has no AVX-512 here, and without it both libraries are equally fast"
-    if (vendor := _vendor()) in (None, "GenuineIntel"):
-        return "MKL makes full use of Intel's processors" if vendor else "it is not known who made this processor"
+    vendor, family = _processor()
+    if vendor == "GenuineIntel":
+        return "MKL makes full use of Intel's processors"
+    if vendor != "AuthenticAMD" or family < _ZEN_5:
+        return "oneDNN was measured to be faster on AMD's Zen 5 alone"
     return None
 
 
@@ -56,18 +61,18 @@ def unoffered() -> str | None:
     return None
 
 
-def _vendor() -> str | None:
-    """Who made the processor, as Linux tells it."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return None
+def _processor() -> tuple[str, int]:
+    """Who made the processor, and its family, as Linux tells it."""
     with suppress(OSError):
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        if found := re.search(r"^vendor_id\s*:\s*(\S+)", told, re.MULTILINE):
-            return found[1]
-    return None
+        vendor = re.search(r"^vendor_id\s*:\s*(\S+)", told, re.MULTILINE)
+        family = re.search(r"^cpu family\s*:\s*(\d+)", told, re.MULTILINE)
+        if vendor and family:
+            return vendor[1], int(family[1])
+    return "", 0
 
 
-def gemm() -> Gemm:
+def gemm() -> Library:
     """Who multiplies in linear layers in fp32 on a CPU: a `use_gemm` block wins over `MMROBUST_GEMM`.
 
     Raises:
@@ -77,14 +82,14 @@ def gemm() -> Gemm:
 
 
 @functools.cache
-def _standing() -> Gemm:
+def _standing() -> Library:
     asked = os.environ.get("MMROBUST_GEMM")
     if asked:
         return _checked(asked, "MMROBUST_GEMM")
     return "torch" if why_not_onednn() else "onednn"
 
 
-def _checked(name: str, by: str) -> Gemm:
+def _checked(name: str, by: str) -> Library:
     if name not in ("onednn", "torch"):
         raise UsageError(f"{by}: linear layers multiply with onednn or torch, not with '{name}'")
     if name == "onednn" and (reason := unoffered()):
@@ -93,7 +98,7 @@ def _checked(name: str, by: str) -> Gemm:
 
 
 @contextmanager
-def use_gemm(name: Gemm) -> Iterator[None]:
+def use_gemm(name: Library) -> Iterator[None]:
     """Linear layers inside the block multiply with this library in fp32 on a CPU.
 
     Args:
@@ -111,10 +116,10 @@ def use_gemm(name: Gemm) -> Iterator[None]:
 
 def explain_gemm() -> str:
     """Who multiplies in linear layers in fp32 on this CPU, and why."""
-    taken = gemm()
-    if taken == "torch":
-        return f"torch's own choice ({why_not_onednn() or 'MMROBUST_GEMM'})"
-    return "oneDNN (MKL leaves AVX-512 unused on this processor)" if why_not_onednn() is None else "oneDNN"
+    reason = why_not_onednn()
+    if gemm() == "torch":
+        return f"torch's own choice ({reason or 'which was asked for'})"
+    return "oneDNN (MKL leaves AVX-512 unused on this processor)" if reason is None else "oneDNN (which was asked for)"
 
 
 class Linear(nn.Linear):
@@ -129,9 +134,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`torch.nn.functional.linear`, of `... k`, `n k` and `n`, with the faster library."""
     if not _ours(x, weight):
         return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    rows = (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).contiguous()
     out: Any = _Affine.apply(rows, weight, bias) if torch.is_grad_enabled() else _affine(rows, weight, bias)
-    return out.view(*x.shape[:-1], -1)
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)
 
 
 def quicken(module: nn.Module) -> None:
@@ -143,18 +148,19 @@ def quicken(module: nn.Module) -> None:
 
 def _ours(x: Tensor, weight: Tensor) -> bool:
     return (
-        gemm() == "onednn"
-        and eager()
-        and x.device.type == weight.device.type == "cpu"
+        x.device.type == weight.device.type == "cpu"
+        and eager()  # before what a compiler cannot trace
+        and gemm() == "onednn"
         and x.dtype is weight.dtype is torch.float32
         and not torch.is_autocast_enabled("cpu")
         and x.numel() * len(weight) >= SMALL
+        and x.shape[-1] == weight.shape[1]  # torch says best what is wrong
     )
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x weight^T + bias`, of `m k`, `n k` and `n`; where a gradient of it may be asked for, by torch's own means."""
-    if torch.is_grad_enabled() or x.numel() * len(weight) < SMALL:
+    """`x weight^T + bias`, of `m k`, `n k` and `n`; by torch itself where gradients or transforms go through it."""
+    if torch.is_grad_enabled() or not eager():
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
@@ -162,7 +168,8 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        for_x, for_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_weight else None, weight if for_x else None)
         return _affine(x, weight, bias)
 
     @staticmethod

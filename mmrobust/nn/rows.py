@@ -23,8 +23,8 @@ def eager() -> bool:
 def spare(count: int) -> int:
     """How many rows to add to `count`, so that few numbers of rows occur: at most a sixteenth of them.
 
-    oneDNN makes a kernel for every number of rows that it has not met, which takes longer than most products do, and
-    packed batches would bring new ones with every step.
+    oneDNN makes a kernel for every number of rows that it has not met (docs/speed.md), and packed batches would bring
+    new ones with every step. It is done on every CPU, so that dropout draws alike everywhere.
     """
     return -count % (1 << max(0, count.bit_length() - 5))
 
@@ -36,11 +36,16 @@ class Rows:
         mask: True where a step is real, `b t`; None where all are.
         packed: Whether they are packed, and after them a few more that are nobody's (`spare`); else every step,
             padding too, stays where it is.
+
+    Attributes:
+        places: Where the packed ones are among `b t`; None where they are not packed.
+        count: How many of those are real, the first ones.
     """
 
     def __init__(self, mask: Tensor | None = None, *, packed: bool = True) -> None:
         self.mask = mask
-        self.places = None
+        self.places: Tensor | None = None
+        self.count = 0
         if packed and mask is not None:
             real = mask.flatten().nonzero().squeeze(1)
             self.count = len(real)
@@ -93,9 +98,11 @@ class Rows:
         """Real steps of `r d` at their places in `b t d`, zero elsewhere."""
         if self.mask is None or self.places is None:
             return x
+        places = self.places
+        if len(places) > self.count:
+            x, places = x[: self.count], places[: self.count]
         empty = x.new_zeros(self.mask.numel(), x.shape[1])
-        empty.index_copy_(0, self.places[: self.count], x[: self.count])
-        return empty.unflatten(0, self.mask.shape)
+        return empty.index_copy_(0, places, x).unflatten(0, self.mask.shape)
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of each sample's real steps, `b d`, of what `pack` gives; zero where a sample has none."""

@@ -49,6 +49,28 @@ def test_a_layer_gives_packed_steps_what_it_gives_padded_ones() -> None:
     torch.testing.assert_close(found, rows.pack(layer(x, source, answers)))
 
 
+@pytest.mark.parametrize(("asking", "answering"), [((20, 15), (40, 27)), ((20, 15), (20, 12)), ((20, 12), (20, 15))])
+def test_steps_that_nobody_has_attend_to_themselves_at_most(asking: list[int], answering: list[int]) -> None:
+    """Of packed steps, rounded up: spare queries and keys, spare queries alone, spare keys alone."""
+    layer = MultiheadAttention(8, 6, heads=2).double()
+    asks = torch.arange(20) < torch.tensor(asking).unsqueeze(1)
+    answers = torch.arange(40) < torch.tensor(answering).unsqueeze(1)
+    x, source = torch.randn(2, 20, 8, dtype=torch.float64), torch.randn(2, 40, 6, dtype=torch.float64)
+    x, source = x.requires_grad_(), source.requires_grad_()
+    rows, keys = Rows(asks), Rows(answers)
+    assert rows.lengths[-1] + keys.lengths[-1] > 0
+    found = rows.unpack(layer.attend(rows.pack(layer.query(x)), keys.pack(layer.key_value(source)), rows, keys))
+    expected = layer(x, source, answers) * asks.unsqueeze(-1)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    wanted = [x, source, *layer.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found.cos().sum(), wanted),
+        torch.autograd.grad(expected.cos().sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
 def test_it_pays_where_there_is_much_padding() -> None:
     full, half = torch.ones(4, 150, dtype=torch.bool), (torch.arange(150) < 75).expand(4, 150)
     assert pays(half, half, 8) and pays(full, half, 8)
