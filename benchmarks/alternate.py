@@ -76,11 +76,18 @@ class Gemm:
         dtype: Of both factors.
         size: Of each side; large enough to be bound by arithmetic alone.
         library: `torch` for `torch.mm`; `onednn` for what our linear layers may ask in fp32 instead.
+        device: Where.
     """
 
-    def __init__(self, dtype: torch.dtype = torch.float32, size: int = 1024, library: Library = "torch") -> None:
-        self.left = torch.randn(size, size).to(dtype)
-        self.right = torch.randn(size, size).to(dtype)
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        size: int = 1024,
+        library: Library = "torch",
+        device: str = "cpu",
+    ) -> None:
+        self.left = torch.randn(size, size, device=device).to(dtype)
+        self.right = torch.randn(size, size, device=device).to(dtype)
         self.out = torch.empty_like(self.left)
         self.library: Library = library
         self.flops = 2 * size**3
@@ -88,6 +95,8 @@ class Gemm:
     def __call__(self) -> None:
         if self.library == "torch":
             torch.mm(self.left, self.right, out=self.out)
+            if self.left.is_cuda:
+                torch.cuda.synchronize()
         else:
             with torch.no_grad(), use_gemm(self.library):
                 linear(self.left, self.right)

@@ -51,7 +51,7 @@ def bench_attention(benchmark, length: int, form: str, direction: str, precision
     others: dict[str, Callable[[], object]] = {
         name: functools.partial(run, name) for name in BACKENDS if name != "manual" and name not in skipped
     }
-    gemm = Gemm()
+    gemm = Gemm() if DEVICE == "cpu" else Gemm(FORMATS[precision], 8192, device=DEVICE)
     alternate(benchmark, lambda: run("manual"), {**others, "gemm": gemm}, rounds=5)
     info = benchmark.extra_info
     # Two products of s t d for each head, and four in the backward pass (what a kernel computes anew does not count).

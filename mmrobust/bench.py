@@ -204,6 +204,9 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
 
     stage(2, "attention backends")
     usable, left_out = _backends(list(cases))
+    if usable and recipe.train.graphs and device.type == "cuda":
+        notes.append("attention backends were not compared: a captured step keeps the one that it was captured with")
+        usable = []
     backends = _compare(steps, usable, seconds, device) if usable else {}
 
     stage(3, "a sweep")

@@ -9,6 +9,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MMROBUST_NO_PLUGINS", "1")
+if not os.environ.get("MMROBUST_TEST_GPU"):  # most tests are of what a CPU promises, such as the same bits
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the many child processes shall not compile everything anew
 
 ROOT = Path(__file__).parent.parent

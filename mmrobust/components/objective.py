@@ -77,7 +77,9 @@ class TaskLoss(Objective):
         label = out.batch.label
         if self.kind == "regression":
             functions = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}
-            return functions[self.loss](out.prediction.squeeze(-1), label.to(out.prediction.dtype))
+            # In fp32 at least: bf16 would round the labels.
+            dtype = torch.promote_types(out.prediction.dtype, torch.float32)
+            return functions[self.loss](out.prediction.squeeze(-1).to(dtype), label.to(dtype))
         logits = out.prediction
         if self.kind == "multilabel":
             logits, label = logits.reshape(-1, 2), label.reshape(-1)

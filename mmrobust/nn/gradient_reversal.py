@@ -45,8 +45,10 @@ def reverse_gradient(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
         x: Any shape.
         strength: lambda of the paper; a number or a 0-d tensor.
     """
+    if not isinstance(strength, Tensor):  # filled where it is wanted: a number that is copied makes a GPU wait
+        strength = torch.full((), strength, dtype=x.dtype, device=x.device)
     form = _Reverse if eager() else _Transformed
-    return form.apply(x, torch.as_tensor(strength, dtype=x.dtype, device=x.device))  # type: ignore[return-value]
+    return form.apply(x, strength.to(x.device, x.dtype))  # type: ignore[return-value]
 
 
 def ramp(fraction: Tensor, strength: float = 1.0, gamma: float = 10.0) -> Tensor:

@@ -110,8 +110,7 @@ class Rows:
             return x.mean(1)
         count = self.mask.sum(1)
         if self.places is None:
-            share = self.mask.to(x.dtype) / count.clamp(min=1).unsqueeze(1)
-            return (share.unsqueeze(1) @ x).squeeze(1)
+            return (self.mask.to(x.dtype).unsqueeze(1) @ x).squeeze(1) / count.clamp(min=1).unsqueeze(1)
         first = count.cumsum(0) - count
         return F.embedding_bag(torch.arange(self.count), x, first, mode="mean")
 

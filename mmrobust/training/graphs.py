@@ -7,7 +7,9 @@ outside, so any component may draw it as it likes; dropout draws from CUDA's own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +51,7 @@ class Graphed:
     Args:
         learn: One step; gives a tensor.
         forward: Its forward pass, which changes nothing.
+        clear: Forgets the gradients of a step that broke off.
         tell: Told why steps are not captured.
     """
 
@@ -56,12 +59,14 @@ class Graphed:
         self,
         learn: Callable[[Mapping[str, Batch], Progress], Tensor],
         forward: Callable[[Mapping[str, Batch], Progress], object],
+        clear: Callable[[], None],
         tell: Callable[[str], None],
     ) -> None:
-        self.learn, self.forward, self.tell = learn, forward, tell
+        self.learn, self.forward, self.clear, self.tell = learn, forward, clear, tell
         self.captures: dict[Any, _Capture] = {}
         self.off = False
         self._pool: Any = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, views: Mapping[str, Batch], progress: Progress) -> Tensor:
         """One step, whichever way."""
@@ -69,8 +74,8 @@ class Graphed:
             return self.learn(views, progress)
         if not self.captures and self._reads_epoch(views, progress):
             return self._give_up("an objective reads the number of the epoch", views, progress)
-        leaves, spec = pytree.tree_flatten(dict(views))
-        key = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        leaves, order, spec = _apart(views)
+        key = (order, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
         if key not in self.captures and len(self.captures) == _MOST:
             return self._give_up(f"batches come in more than {_MOST} sizes", views, progress)
         one = self.captures.setdefault(key, _Capture())
@@ -79,10 +84,11 @@ class Graphed:
             if one.seen <= _WARM:
                 return self._beside(views, progress)
             try:
-                self._capture(one, leaves, spec, progress)
+                self._capture(one, leaves, order, spec, progress)
             except RuntimeError as error:
                 cause = str(error).strip().splitlines()[0]
                 torch.cuda.synchronize()
+                self.clear()
                 return self._give_up(f"this step cannot be captured ({cause})", views, progress)
         assert one.graph is not None and one.fraction is not None and one.values is not None
         for kept, leaf in zip(one.leaves, leaves, strict=True):
@@ -93,22 +99,24 @@ class Graphed:
 
     def _beside(self, views: Mapping[str, Batch], progress: Progress) -> Tensor:
         """A step on another stream, as what is captured has to be run before."""
-        stream = torch.cuda.Stream()
+        stream = self._stream = self._stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             values = self.learn(views, progress)
         torch.cuda.current_stream().wait_stream(stream)
         return values
 
-    def _capture(self, one: _Capture, leaves: list[Tensor], spec: Any, progress: Progress) -> None:
+    def _capture(
+        self, one: _Capture, leaves: list[Tensor], order: tuple[int, ...], spec: Any, progress: Progress
+    ) -> None:
         """Captures a step; nothing is computed yet."""
         one.leaves = [leaf.clone() for leaf in leaves]
         one.fraction = progress.fraction.clone()
-        views = pytree.tree_unflatten(one.leaves, spec)
+        views = pytree.tree_unflatten([one.leaves[i] for i in order], spec)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with _no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             one.values = self.learn(views, replace(progress, fraction=one.fraction))
         one.graph = graph
 
@@ -124,3 +132,24 @@ class Graphed:
         self.captures.clear()
         self.tell(f"train.graphs: {why}, so steps are not captured")
         return self.learn(views, progress)
+
+
+def _apart(views: Mapping[str, Batch]) -> tuple[list[Tensor], tuple[int, ...], Any]:
+    """The tensors of views, those that views share once; which of them stands where; and how all is put together."""
+    leaves, spec = pytree.tree_flatten(dict(views))
+    first: dict[int, int] = {}
+    order = tuple(first.setdefault(id(leaf), len(first)) for leaf in leaves)
+    return list({id(leaf): leaf for leaf in leaves}.values()), order, spec
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keeps Python from destroying an older graph in the middle of a capture, which would break it off."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -57,6 +57,8 @@ def choose_device(recipe: Recipe) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # streams, graphs and waiting are of the current one
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         cause = str(error).splitlines()[0]
         message = f"there is no device '{name}' here ({cause}); use auto, cpu or cuda"
@@ -125,21 +127,32 @@ def interruptible(say: Callable[[str], None]) -> Iterator[Interrupt]:
 
 
 @contextmanager
-def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds what dropout draws from, and asks for deterministic kernels; afterwards all is as it was."""
+def own_randomness(device: torch.device, seed: int, lenient: bool = False) -> Iterator[None]:
+    """Seeds what dropout draws from, and asks for deterministic kernels; afterwards all is as it was.
+
+    Args:
+        device: Where the step runs.
+        seed: Of what dropout draws.
+        lenient: Let kernels run that have no deterministic form. Torch's fused attention takes its faster form then,
+            which is not deterministic either.
+    """
     devices = [device] if device.type == "cuda" else []
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(True, warn_only=lenient)
+            memory.fill_uninitialized_memory = False  # a kernel for almost every tensor
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            memory.fill_uninitialized_memory = filled
 
 
 @dataclass
@@ -239,7 +252,7 @@ class Trainer:
             DivergedError: A loss or gradient is not finite.
         """
         epoch, state = self.begin(), self.state
-        with own_randomness(self.device, derive(self.seed, "dropout", epoch.number)):
+        with own_randomness(self.device, derive(self.seed, "dropout", epoch.number), self.learner.lenient):
             for index in epoch.batches:
                 epoch.pending.append(self.step(state.step, index, epoch.noise))
                 state.step += 1

@@ -70,6 +70,7 @@ class Learner:
         optimizer: Holds the moments.
         scaler: Scales the loss where the precision is fp16.
         lr: The learning rate that was set last.
+        lenient: Whether kernels without a deterministic form may run, since the step has some.
     """
 
     uncompiled: ClassVar[str | None] = None
@@ -81,6 +82,7 @@ class Learner:
         self.names = ["total", *(key for key, _ in trained.learning.named_objectives()), "gradient"]
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.lr = settings.lr
+        self.lenient = False
         self.optimizer = self._optimizer()
         self._compiled: Callable[[Views, Progress], Found] | None = None
         self._run: Callable[[Views, Progress], Tensor] | None = None
@@ -127,7 +129,7 @@ class Learner:
             if reason := self.graphless():
                 self.tell(f"train.graphs: {reason}, so steps are not captured")
             else:
-                return Graphed(self._learn, self.forward, self.tell)
+                return Graphed(self._learn, self.forward, self.optimizer.zero_grad, self.tell)
         return self._learn
 
     def forward(self, views: Views, progress: Progress) -> Found:
@@ -164,8 +166,17 @@ class Learner:
     def _through(
         self, forward: Callable[[Views, Progress], Found], views: Views, progress: Progress
     ) -> tuple[Tensor, dict[str, Outputs]]:
-        total, values, outputs = forward(views, progress)
-        self.scaler.scale(total).backward()
+        try:
+            total, values, outputs = forward(views, progress)
+            self.scaler.scale(total).backward()
+        except RuntimeError as error:
+            if self.lenient or "does not have a deterministic implementation" not in str(error):
+                raise
+            self.lenient = True
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            self.optimizer.zero_grad()
+            self.tell(f"steps are not the same bits every time on this GPU: {first_line(error)}")
+            return self._through(forward, views, progress)
         return values, outputs
 
     def remember(self, outputs: dict[str, Outputs], progress: Progress) -> None:

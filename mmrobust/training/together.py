@@ -123,6 +123,7 @@ class Stack(Learner):
     def dissolve(self) -> None:
         """Gives every seed memory of its own again."""
         self.hand_over()
+        self._run = None  # and with it its graphs
         for trainer in self.trainers:
             for p in trainer.learner.trained.parameters():
                 p.data = p.data.clone()
@@ -178,7 +179,7 @@ class Stack(Learner):
         first = self.trainers[0]
         going = {trainer.seed: (trainer, trainer.begin()) for trainer in self.trainers}
         epochs = [epoch for _, epoch in going.values()]
-        with own_randomness(self.device, derive(first.seed, "dropout", epochs[0].number)):
+        with own_randomness(self.device, derive(first.seed, "dropout", epochs[0].number), self.lenient):
             for i in range(first.steps_each):
                 number = first.state.step
                 indices = [epoch.batches[i] for epoch in epochs]
@@ -354,7 +355,7 @@ def _trial(trainers: Sequence[Trainer]) -> str | None:
         module.train()
     stack = Stack(trainers)
     try:
-        with own_randomness(first.device, 0):
+        with own_randomness(first.device, 0, lenient=True):
             total, _, _ = stack.forward(stack_views(views), first.progress(0))
             torch.autograd.grad(total, list(stack.parameters.values()), allow_unused=True)
     except Exception as error:  # a part of anyone's, doing anything

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from mmrobust import recipe as recipes
 from mmrobust.build import build
 from mmrobust.contracts import Progress
 from mmrobust.randomness import generator
 from mmrobust.training import RunFolder, Trainer, train
-from mmrobust.training.graphs import Graphed
+from mmrobust.training.graphs import Graphed, _apart
+from mmrobust.training.loop import own_randomness
 from mmrobust.training.step import first_line
 
 STILL = ["model.fusion.dropout=0", "train.epochs=2", "data.train=32"]  # batches of one size: tracing takes long
@@ -128,11 +130,50 @@ def test_a_loss_that_reads_the_epoch_is_not_captured(tiny, tmp_path):
     one = trainer(tiny, tmp_path / "run", [])
     views = one.learning.draw(one.train.batch(torch.arange(8)), generator(1))
     told: list[str] = []
-    step = Graphed(lambda views, progress: torch.ones(3), lambda views, progress: progress.epoch + 1, told.append)
+    step = Graphed(lambda views, progress: torch.ones(3), lambda views, progress: progress.epoch + 1, int, told.append)
     progress = Progress(2, torch.zeros(()))
     assert step(views, progress).tolist() == [1, 1, 1] and step(views, progress).tolist() == [1, 1, 1]
     assert told == ["train.graphs: an objective reads the number of the epoch, so steps are not captured"]
-    assert not Graphed(one.learner, one.learner.forward, told.append)._reads_epoch(views, progress)
+    assert not Graphed(one.learner, one.learner.forward, int, told.append)._reads_epoch(views, progress)
+
+
+def test_what_views_share_enters_a_graph_once(tiny, tmp_path):
+    one = trainer(tiny, tmp_path / "run", [])
+    views = one.learning.draw(one.train.batch(torch.arange(8)), generator(1))
+    leaves, order, spec = _apart(views)
+    assert len(leaves) == len({id(leaf) for leaf in leaves}) < len(order)
+    copies = [leaf.clone() for leaf in leaves]
+    again = pytree.tree_unflatten([copies[i] for i in order], spec)
+    assert again["type_1"].clean.label is again["type_2"].clean.label
+    for name, view in views.items():
+        for m, erased in view.erased.items():
+            assert torch.equal(again[name].erased[m], erased)
+    assert _apart(again)[1] == order
+
+
+def test_a_kernel_without_a_deterministic_form_is_told_once_and_runs(tiny, tmp_path):
+    told: list[str] = []
+    one = trainer(tiny, tmp_path / "run", told).learner
+    forward, asked = one.forward, []
+
+    def picky(views, progress):
+        asked.append(torch.is_deterministic_algorithms_warn_only_enabled())
+        if not asked[-1]:
+            raise RuntimeError("picky_backward_cuda does not have a deterministic implementation, but you set ...")
+        return forward(views, progress)
+
+    one.forward = picky
+    real = trainer(tiny, tmp_path / "other", [])
+    views = real.learning.draw(real.train.batch(torch.arange(8)), generator(1))
+    with own_randomness(torch.device("cpu"), 1):
+        first, second = one(views, Progress(0, torch.zeros(()))), one(views, Progress(0, torch.zeros(())))
+    assert first.isfinite().all() and second.isfinite().all()
+    assert asked == [False, True, True] and one.lenient
+    assert [line for line in told if "deterministic" in line] == [
+        "steps are not the same bits every time on this GPU: RuntimeError: picky_backward_cuda does not have a "
+        "deterministic implementation, but you set ..."
+    ]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_rate_is_set_in_place_where_a_graph_reads_it(tiny, tmp_path):
