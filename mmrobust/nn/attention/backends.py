@@ -127,21 +127,26 @@ def masked_by_a_feature(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
     """`sdpa` for kernels that take no mask: the mask is one more feature of query and key.
 
     A mask over keys adds the same row to the scores of every query, which is a product of one feature: a constant in
-    the query, and 0 or far below it in the key. Heads get one wider, nothing is materialised, and no weight of a
-    masked key is above 0 (its score is more than 2^18 lower for heads up to 1024 wide).
+    the query, and 0 or far below it in the key. Heads get wider, up to the next multiple of 8, which the kernel would
+    copy them to otherwise; nothing is materialised, and no weight of a masked key is above 0 (its score is more than
+    2^18 lower for heads up to 1024 wide).
     """
     if mask is None:
         return sdpa(query, key, value, None)
     far = 2.0**12  # exact in every number format, and so is its square where scores are summed
     none = ~mask.any(1)[:, None, None, None]
+    width = query.shape[-1]
+    more = 8 - width % 8
+    asks = F.pad(query.new_full((1,), far), (0, more - 1))
     hidden = torch.zeros_like(mask, dtype=key.dtype).masked_fill(~mask, -far)
+    answers = F.pad(hidden.unsqueeze(-1), (0, more - 1)).unsqueeze(1)
     out = F.scaled_dot_product_attention(
-        F.pad(query, (0, 1), value=far),
-        torch.cat([key, hidden[:, None, :, None].expand(*key.shape[:-1], 1)], -1),
-        F.pad(value, (0, 1)),
-        scale=query.shape[-1] ** -0.5,
+        torch.cat([query, asks.expand(*query.shape[:-1], more)], -1),
+        torch.cat([key, answers.expand(*key.shape[:-1], more)], -1),
+        F.pad(value, (0, more)),
+        scale=width**-0.5,
     )
-    return out[..., :-1].masked_fill(none, 0)
+    return out[..., :width].masked_fill(none, 0)
 
 
 def efficient(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
