@@ -40,6 +40,7 @@ __all__ = ["Bench", "bench"]
 
 _MOST = 200  # rounds of one measurement
 _SAMPLES = 64  # of a split, in the sweep that is tried
+_WARM = 40  # steps before steps are counted, at most
 _CHILD = "from mmrobust.bench import child; child()"
 _WAIT = 300.0  # seconds for a process to start and open its data
 
@@ -199,6 +200,7 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
     gemm = _Gemm(device)
     with watch() as cases:
         steps.step()
+    steps.warm_up(seconds / 2)
     times = take_turns({"step": steps.step, "feeding": steps.feeding, "gemm": gemm}, seconds, device)
     low, step, high = statistics.quantiles(times["step"], n=4)
 
@@ -267,6 +269,14 @@ class _Steps:
         number = next(self.number)
         # Schedules end; a step costs the same wherever in the training it is.
         self.trainer.step(number % self.trainer.steps, self.batches[number % len(self.batches)], self.noise)
+
+    def warm_up(self, seconds: float) -> None:
+        """Some steps that are not counted: the first ones meet kernels that are not made yet (docs/speed.md)."""
+        begun = time.perf_counter()
+        for _ in range(_WARM):
+            if time.perf_counter() - begun > seconds:
+                return
+            self.step()
 
     def feeding(self) -> None:
         self.trainer.learning.draw(self.trainer.train.batch(self.batches[0]), self.noise)
@@ -393,6 +403,8 @@ def _processes(
         for child in children:
             print("go", file=_pipe(child.stdin), flush=True)
         together = [float(_line(child)) for child in children]
+        for child in children:  # which still take time while they end
+            child.communicate()
         again = statistics.median(take_turns({"step": steps.step}, seconds / 2, device)["step"])
     finally:
         for child in children:
@@ -422,7 +434,7 @@ def child() -> None:
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
         steps = _Steps(build(recipes.load(order["recipe"])), Path(folder), device, lambda text: None)
-        steps.step()
+        steps.warm_up(order["seconds"] / 2)
         print("ready", file=out, flush=True)
         if sys.stdin.readline():
             times = take_turns({"step": steps.step}, order["seconds"], device)

@@ -128,7 +128,8 @@ class Summary:
                 f"   {r.slot.ljust(width)}  {self.losses[r.slot]:8.4f}  {_count(r.parameters)} parameters"
                 for r in self.objectives
             ]
-        lines += ["", f"tokens: {self.tokens}", "attention: " + "\n".join(self.attention)]
+        told = [line if i == 0 or line.startswith(" ") else f"   and {line}" for i, line in enumerate(self.attention)]
+        lines += ["", f"tokens: {self.tokens}", "attention: " + "\n".join(told)]
         lines += [f"linear layers: {self.gemm}"] if self.gemm else []
         total = self.losses["total"]
         lines.append(f"one step on {self.batch} samples: loss {total:.4f}, forward and backward finite")

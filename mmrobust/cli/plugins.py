@@ -238,7 +238,7 @@ def new(
 
     folder = write(name, kind, to)
     typer.echo(f"written: {folder}\n")
-    typer.echo(f"next:  pip install -e {folder}")
+    typer.echo(f"next:  pip install -e {folder} pytest")
     typer.echo(f"       mmrobust plugins show {kind} {name}")
     typer.echo(f"       mmrobust plugins check {kind} {name}")
     typer.echo(f"       python -m pytest {folder}")

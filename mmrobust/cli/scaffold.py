@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mmrobust.errors import UsageError, nearest
+from mmrobust.files import explained
 from mmrobust.registry.forms import with_article
 from mmrobust.registry.spec import KINDS
 
@@ -51,6 +52,7 @@ def write(name: str, kind: str, to: str = "") -> Path:
 
     Raises:
         UsageError: The kind or the name cannot be, or the folder is there already.
+        WriteError: It cannot be written.
     """
     if kind not in KINDS:
         raise UsageError(f"there is no kind of component '{kind}'{nearest(kind, KINDS)}")
@@ -83,10 +85,11 @@ def write(name: str, kind: str, to: str = "") -> Path:
         f"recipes/{name}.yaml": _recipe(kind),
         f"tests/test_{name}.py": _template("test.py"),
     }
-    for path, text in files.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text), "utf-8")
+    with explained(folder):
+        for path, text in files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(re.sub(r"@([A-Z_]+)@", lambda found: words[found[1]], text), "utf-8")
     return folder
 
 

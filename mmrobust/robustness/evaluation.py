@@ -134,6 +134,7 @@ def evaluate(
 
     predictions: dict[int, dict[str, Tensor]] = {}
     limits = sweep_limit(built.dataset, settings.split, grid, names, built.context.modalities)
+    folder.say(f"evaluates seeds {', '.join(map(str, seeds))}")  # and finds out now whether it may write there
     with Meter("evaluate", len(split) * grid.cells * len(seeds), quiet=quiet) as meter:
         tick = lambda count: meter.update(meter.done + count)
         for seed in seeds:

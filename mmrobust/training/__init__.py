@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 #: What `env.json` and the machine must agree on for a resumed run to end with the same bits.
-_SAME = ("mmrobust", "torch", "plugins", "processor", "threads", "gpu")
+_SAME = ("mmrobust", "torch", "plugins", "processor", "threads", "gemm", "gpu")
 
 
 @dataclass

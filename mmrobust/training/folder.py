@@ -214,7 +214,7 @@ class RunFolder:
 
 
 def environment(threads: int | None = None) -> dict[str, Any]:
-    """What a run ran on: versions, machine, threads, the code's commit, the command, the time.
+    """What a run ran on: versions, machine, threads, who multiplies, the code's commit, the command, the time.
 
     Args:
         threads: With how many each seed is trained; None for this process's.
@@ -224,6 +224,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
     import mmrobust
     from mmrobust import registry
+    from mmrobust.nn.linear import gemm
 
     used = {spec.distribution: spec.version for spec in registry.catalogue().all()}
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -238,6 +239,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if threads is None else threads,
+        "gemm": gemm(),
         "gpu": cuda,
         "cuda": torch.version.cuda if cuda else None,
         "commit": _commit(),

@@ -101,6 +101,16 @@ def test_bad_names_are_told(
     assert message in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["plugins", "new", "gated", "--kind", "fusion", "--to", "file/gated"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: cannot write file/gated: ") and "internal" not in said
+
+
 @pytest.mark.parametrize("name", ["fusion", "stream", "context", "shape", "torch", "any"])
 def test_class_names_hide_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

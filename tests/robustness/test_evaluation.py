@@ -12,7 +12,7 @@ import torch
 
 from mmrobust import recipe as recipes
 from mmrobust.build import build
-from mmrobust.errors import CheckpointError, DataError, MmrobustError, RecipeError, UsageError
+from mmrobust.errors import CheckpointError, DataError, MmrobustError, RecipeError, UsageError, WriteError
 from mmrobust.measures import measure
 from mmrobust.robustness import evaluate
 from mmrobust.robustness.evaluation import summary
@@ -52,6 +52,19 @@ def test_predictions_are_those_of_the_chosen_checkpoint(run: RunFolder) -> None:
     saved = read(run.predictions / "seed-2.safetensors")
     assert torch.allclose(saved.predictions["clean"], predict_split(built.model, split, 64), atol=1e-6)
     assert saved.ids == tuple(split.ids) and saved.rates == (0, 0.5, 1)
+
+
+def test_a_run_that_cannot_be_written_is_told_before_the_sweep(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.path, tmp_path / "own")
+    (tmp_path / "own" / "log.txt").unlink()
+    (tmp_path / "own" / "log.txt").mkdir()
+    swept: list[None] = []
+    monkeypatch.setattr("mmrobust.robustness.evaluation.sweep", lambda *_, **__: swept.append(None))
+    with pytest.raises(WriteError, match=r"cannot write .*log\.txt"):
+        evaluate(tmp_path / "own", quiet=True)
+    assert not swept
 
 
 def test_noises_of_one_kind_are_named_by_what_they_differ_in_and_noises_inside_noises_are_told(run: RunFolder) -> None:

@@ -45,7 +45,7 @@ def leftovers(folder: Path) -> list[Path]:
     ("mode", "overrides"),
     [
         ("files", ["train.epochs=2", "train.seeds=[1, 4]", "train.keep=1"]),
-        ("times", ["train.epochs=8", "train.precision=fp16", "train.patience=7"]),
+        ("times", ["train.epochs=40", "train.precision=fp16", "train.patience=39"]),
     ],
 )
 def test_killed_at_any_moment(tiny, tmp_path, environ, mode, overrides):
@@ -128,6 +128,14 @@ def test_other_threads_are_told(finished, capsys):
     train(resume=finished.path)
     told = "not quite what the run began on, so its last bits may differ: threads 64 then, 1 now"
     assert told in capsys.readouterr().err and told in finished.log.read_text()
+
+
+def test_another_library_for_products_is_told(finished):
+    env = json.loads(finished.env.read_text())
+    assert env["gemm"] in ("onednn", "torch")
+    finished.env.write_text(json.dumps({**env, "gemm": "another"}))
+    train(resume=finished.path, quiet=True)
+    assert f"its last bits may differ: gemm another then, {env['gemm']} now" in finished.log.read_text()
 
 
 def test_a_resumed_run_takes_nothing_else(tiny, finished):
