@@ -57,7 +57,7 @@ def choose_device(recipe: Recipe) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-        if device.type == "cuda":
+        if device.type == "cuda" and device.index is not None:
             torch.cuda.set_device(device)  # streams, graphs and waiting are of the current one
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         cause = str(error).splitlines()[0]

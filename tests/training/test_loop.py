@@ -11,7 +11,7 @@ from mmrobust import recipe as recipes
 from mmrobust.build import build
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, RecipeError, UsageError
 from mmrobust.training import Interrupt, Run, RunFolder, Trainer, fit, load_trained, train
-from mmrobust.training.loop import predict_split, slow_precision
+from mmrobust.training.loop import choose_device, predict_split, slow_precision
 
 
 def trainer(tiny, tmp_path, *overrides, seed=1):
@@ -225,3 +225,14 @@ def test_an_interrupt_is_looked_at_between_steps(tiny, tmp_path):
 def test_a_device_that_is_not_there_is_told_with_its_line(tiny, tmp_path):
     with pytest.raises(RecipeError, match=r"there is no device 'cuda:99' here .*; use auto, cpu or cuda"):
         train(tiny, ["train.device=cuda:99"], runs=tmp_path, quiet=True)
+
+
+
+@pytest.mark.parametrize(("name", "made_current"), [("cpu", []), ("cuda", []), ("cuda:1", [1])])
+def test_a_named_gpu_is_the_current_one(tiny, name, made_current, monkeypatch):
+    """Streams, graphs and waiting are of the current GPU; without a number that is the right one already."""
+    current = []
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", current.append, raising=False)
+    assert choose_device(recipes.load(tiny, [f"train.device={name}"])) == torch.device(name)
+    assert current == made_current
