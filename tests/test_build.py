@@ -63,7 +63,7 @@ def test_another_fusion_leaves_the_other_slots_weights_alone(tmp_path: Path) -> 
         (
             ["model.attention=efficient", "train.device=cpu"],
             "command line: error: attention backend 'efficient', which the recipe asks for, cannot be used: it is a "
-            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa, flash",
+            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa",
         ),
         (
             ["model.generic_extractor=none", "model.specific_extractor=none", "model.fusion=concat",
