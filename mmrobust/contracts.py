@@ -120,6 +120,11 @@ class Stream:
         return Stream(x.unsqueeze(1), torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device))
 
 
+def eager() -> bool:
+    """Whether tensors have values now: neither traced for a compiler nor transformed by vmap."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -127,8 +132,7 @@ def _kept(x: Tensor, mask: Tensor) -> Tensor:
     """`x` `b t d` where `mask` `b t` is True, zero elsewhere, NaN included."""
     mask = mask.unsqueeze(-1)
     # A tensor of several seeds does not tell whether it requires a gradient, and torch 2.11 has no rule for its bits.
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if traced or torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in _BITS:
+    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in _BITS or not eager():
         return torch.where(mask, x, 0)
     # The same without a gradient, which a CPU has in a fraction of the time.
     bits = _BITS[x.dtype]

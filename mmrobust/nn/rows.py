@@ -10,14 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrobust.contracts import Steps, Stream
+from mmrobust.contracts import Steps, Stream, eager
 
 __all__ = ["Kept", "Rows", "eager", "joined", "spare"]
-
-
-def eager() -> bool:
-    """Whether tensors have values now: neither traced for a compiler nor transformed by vmap."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def spare(count: int) -> int:
