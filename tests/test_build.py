@@ -63,7 +63,7 @@ def test_another_fusion_leaves_the_other_slots_weights_alone(tmp_path: Path) -> 
         (
             ["model.attention=efficient", "train.device=cpu"],
             "command line: error: attention backend 'efficient', which the recipe asks for, cannot be used: it is a "
-            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa",
+            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, bmm, sdpa",
         ),
         (
             ["model.generic_extractor=none", "model.specific_extractor=none", "model.fusion=concat",
@@ -126,7 +126,7 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert all(p.grad is None for p in built.model.parameters())
     text = str(summary)
     assert "tokens: made once, of clean steps and of an erased one, for 2 views" in text
-    assert "cross_attention" in text and "attention: manual (auto) for 30 queries x 30 keys, heads 4 wide" in text
+    assert "cross_attention" in text and "attention: bmm (auto) for 30 queries x 30 keys, heads 4 wide" in text
 
 
 def test_the_summary_says_why_views_share_no_tokens(tmp_path: Path) -> None:

@@ -147,7 +147,10 @@ def _attention(warnings: list[str], errors: list[str]) -> dict[str, str]:
     fp32, bf16 = (
         expected("auto", precision)._replace(queries=150, keys=150, width=32) for precision in ("fp32", "bf16")
     )
-    lengths = ", ".join(f"{automatic(fp32._replace(queries=n, keys=n))} ({n} steps)" for n in (16, 150, 3000))
+    training: dict[str, list[str]] = {}
+    for n in (16, 150, 3000):
+        training.setdefault(automatic(fp32._replace(queries=n, keys=n)), []).append(str(n))
+    lengths = ", ".join(f"{name} ({' and '.join(steps)} steps)" for name, steps in training.items())
     facts = {
         "auto": f"{lengths} in training, {automatic(fp32._replace(backward=False))} in evaluation, on {fp32.device}"
     }

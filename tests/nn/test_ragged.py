@@ -17,7 +17,7 @@ LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, 
 
 
 @settings(deadline=None)
-@given(LENGTHS, st.integers(1, 3), st.sampled_from(["auto", "manual", "sdpa", "flash"]))
+@given(LENGTHS, st.integers(1, 3), st.sampled_from(["auto", "manual", "bmm", "sdpa", "flash"]))
 def test_values_and_gradients_are_those_of_one_call(lengths: list[tuple[int, int]], heads: int, backend: str) -> None:
     queries, keys = torch.tensor(lengths).unbind(1)
     asks, answers = torch.arange(4) < queries.unsqueeze(1), torch.arange(5) < keys.unsqueeze(1)

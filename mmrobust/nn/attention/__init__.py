@@ -36,6 +36,7 @@ __all__ = [
     "attention",
     "automatic",
     "check",
+    "choose",
     "expected",
     "explain",
     "manual",
@@ -45,6 +46,7 @@ __all__ = [
     "recording",
     "resolve",
     "use_attention",
+    "wants_gradient",
     "watch",
     "watching",
     "weights",
@@ -97,30 +99,36 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, b
     if torch.compiler.is_compiling():
         # No guards on lengths, and nothing cached that a trace would miss: torch chooses, also again in every graph.
         name, _ = asked(backend)
-        return BACKENDS["sdpa" if name == "auto" else name].run(query, key, value, mask)
-    case = _case(query, key, value, mask)
-    inside = inside_transform()
-    if inside and asked(backend)[0] == "auto" and case.device == "cpu":
-        name = "manual"  # nothing is gained by folding seeds there
-    else:
-        name = resolve(backend, case)
-    for watcher in _watchers:
-        watcher[case] = name
-    if inside and name != "manual":
-        return together(query, key, value, mask, name)
-    return BACKENDS[name].run(query, key, value, mask)
-
-
-def _case(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Case:
-    return Case(
+        return BACKENDS["sdpa" if name in ("auto", "bmm") else name].run(query, key, value, mask)
+    case = Case(
         query.device.type,
         query.dtype,
         query.shape[2],
         key.shape[2],
         query.shape[3],
         mask is not None,
-        torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad),
+        wants_gradient(query, key, value),
     )
+    name = choose(backend, case)
+    if name != "manual" and inside_transform():
+        return together(query, key, value, mask, name)
+    return BACKENDS[name].run(query, key, value, mask)
+
+
+def choose(backend: str, case: Case) -> str:
+    """The backend that runs a case here and now, told to every `watch` block; arguments and errors as of `resolve`."""
+    if inside_transform() and case.device == "cpu" and asked(backend)[0] == "auto":
+        name = "manual"  # nothing is gained by folding seeds there
+    else:
+        name = resolve(backend, case)
+    for watcher in _watchers:
+        watcher[case] = name
+    return name
+
+
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Whether a gradient by one of them will be asked for."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmrobust.nn.attention.products import bmm
+
 Run = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -332,6 +334,7 @@ def _flex_why_not(case: Case) -> str | None:
 
 BACKENDS: dict[str, Backend] = {
     "manual": Backend(manual, _always, "written out: einsum and softmax"),
+    "bmm": Backend(bmm, _always, "batched matrix products with a backward pass of their own"),
     "sdpa": Backend(sdpa, _always, "torch's scaled_dot_product_attention, which picks a kernel itself"),
     "flash": Backend(flash, _flash_why_not, "torch's FlashAttention kernel"),
     "efficient": Backend(efficient, _efficient_why_not, "torch's memory-efficient kernel"),

@@ -12,13 +12,17 @@ import torch
 
 from mmrobust.errors import UsageError, nearest
 from mmrobust.nn.attention.backends import BACKENDS, Case
+from mmrobust.nn.attention.products import NARROW
 
 # Innermost last. A plain list, because torch.compile of torch 2.11 cannot trace a context variable.
 _overrides: list[str] = []
 
-#: With so many queries and keys the written-out form trains faster on a CPU than a fused kernel, whose backward pass
-#: computes the scores again: up to 1.5 times (docs/speed.md).
-SHORT = range(9, 33)
+#: With so many queries and keys `bmm` trains faster on a CPU than a fused kernel, whose backward pass computes the
+#: scores again, and with narrow heads from its first on (docs/speed.md).
+LENGTHS = range(8, 161)
+
+
+_WHERE = f"{LENGTHS[0]} to {LENGTHS[-1]} steps, or with heads narrower than {NARROW}"
 
 
 class Unusable(UsageError):
@@ -96,12 +100,18 @@ def _insist(name: str, by: str, case: Case) -> str:
 def automatic(case: Case) -> str:
     """What `auto` takes.
 
-    On a CPU as measured (docs/speed.md): the written-out form for training on short sequences, else torch's choice,
-    which there is its FlashAttention kernel. On a GPU torch's choice (not yet measured).
+    On a CPU as measured (docs/speed.md): products with a backward pass of their own for training on sequences of some
+    length, else torch's choice, which there is its FlashAttention kernel. On a GPU torch's choice (not yet measured).
     """
-    if case.device == "cpu" and case.backward and case.queries in SHORT and case.keys in SHORT:
-        return "manual"
-    return "sdpa"
+    return "bmm" if case.device == "cpu" and case.backward and _multiplies(case) else "sdpa"
+
+
+def _multiplies(case: Case) -> bool:
+    """Whether `bmm` is the faster one to train with on a CPU."""
+    if case.queries is None or case.keys is None or case.width is None:
+        return False
+    narrow = case.width < NARROW and min(case.queries, case.keys) >= LENGTHS[0]
+    return narrow or (case.queries in LENGTHS and case.keys in LENGTHS)
 
 
 def passed_over(case: Case) -> dict[str, str]:
@@ -118,15 +128,17 @@ def passed_over(case: Case) -> dict[str, str]:
 def _slower(name: str, case: Case) -> str:
     """Why a backend that could run is not taken."""
     if case.device != "cpu":
-        if name == "manual":
+        if name in ("manual", "bmm"):
             return "writes all weights to memory"
         if name == "timm":
             return "calls what sdpa calls"
         return "sdpa takes it where torch expects it to be faster (not yet measured here)"
-    if automatic(case) == "manual":
-        return f"measured slower for training on {SHORT[0]} to {SHORT[-1]} steps"
+    if name == "manual":
+        return "keeps more of what it computes, and in one piece"
+    if automatic(case) == "bmm":
+        return f"measured slower for training on {_WHERE}"
     return {
-        "manual": f"measured faster only for training on {SHORT[0]} to {SHORT[-1]} steps",
+        "bmm": f"measured faster only for training on {_WHERE}",
         "flash": "is what sdpa takes on a CPU",
         "timm": "calls what sdpa calls, after copying query, key and value into one tensor",
         "flex": "compiles for each shape (tens of seconds) and is no faster on a CPU",

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmrobust.nn.attention import asked, attention, recording
+from mmrobust.nn.attention import Case, asked, attention, choose, recording, wants_gradient
+from mmrobust.nn.attention.products import packed
 
 __all__ = ["pays", "ragged"]
 
 #: Scores of padding, over all heads, that cost a CPU as much as one more call (docs/speed.md).
 CALL = 20_000
 #: Backends that take any lengths as they come: `timm` wants as many queries as keys, `flex` compiles for each length.
-_ANY_LENGTH = ("auto", "manual", "sdpa", "flash")
+_ANY_LENGTH = ("auto", "manual", "bmm", "sdpa", "flash")
 
 
 def pays(queries: Tensor, keys: Tensor, heads: int, backend: str = "auto") -> bool:
@@ -44,7 +45,7 @@ def ragged(
         value: Likewise, `u h d`.
         queries: How many of `r` each sample has.
         keys: How many of `u` each sample has.
-        backend: Attention backend; `auto` takes torch's.
+        backend: Attention backend; `auto` picks by the longest sample.
 
     Returns:
         `r h d`; zero where a sample has no key.
@@ -52,7 +53,10 @@ def ragged(
     Raises:
         UsageError: As `attention`.
     """
-    backend = "sdpa" if backend == "auto" else backend
+    width, backward = query.shape[2], wants_gradient(query, key, value)
+    backend = choose(backend, Case("cpu", query.dtype, max(queries), max(keys), width, False, backward))
+    if backend == "bmm":
+        return packed(query, key, value, queries, keys)
     parts = (x.unsqueeze(0).split(lengths, 1) for x, lengths in ((query, queries), (key, keys), (value, keys)))
     found = []
     for q, k, v in zip(*parts, strict=True):

@@ -14,8 +14,6 @@ from mmrobust.nn.layers import MultiheadAttention
 from mmrobust.nn.rows import Rows, eager
 from torch import Tensor, nn
 
-from mmrobust_baselines.attention import attend
-
 T = TypeVar("T")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -194,9 +192,8 @@ class Block(nn.Module):
         rows, keys = rows or Rows(), keys or Rows()
         query = self.norm(x)
         key_value = self.attention.key_value(query if source is None else self.norm(source))
-        query = rows.unpack(self.attention.query(query))
-        heard = attend(query, keys.unpack(key_value), mask, self.attention.heads, self.attention.backend)
-        x = x + self.dropout(self.attention.out(rows.pack(heard)))
+        heard = Rows(mask, packed=False)
+        x = x + self.dropout(self.attention.attend(self.attention.query(query), keys.unpack(key_value), rows, heard))
         return x + self.dropout(self.feed(self.norm_feed(x)))
 
 
