@@ -17,7 +17,7 @@ def inputs(s: int, t: int, d: int) -> list[Tensor]:
     return [x.transpose(1, 2).requires_grad_() for x in made]
 
 
-@pytest.mark.parametrize("at_a_time", [1, 50, 2**18])  # one head, a last piece that is smaller, all at once
+@pytest.mark.parametrize("at_a_time", [1, 50, 2**20])  # one head, a last piece that is smaller, all at once
 @pytest.mark.parametrize("kept", [0, 100, 2**24])  # none, the first ones, all
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "whole"])
 @pytest.mark.parametrize("d", [NARROW - 1, NARROW])

@@ -1,14 +1,13 @@
 """Attention as batched matrix products with a backward pass of its own, which is what trains fastest on a CPU.
 
 Torch's fused kernel there computes all scores again in its backward pass and is made for wide heads. Here weights are
-kept, a few heads are done at a time, so that their scores stay in the cache, and narrow heads lie with features before
-steps, so that the long side of every product is steps.
+kept, no more heads are done at once than the cache has room for, and narrow heads lie with features before steps,
+so that the long side of every product is steps.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,15 +18,26 @@ __all__ = ["NARROW", "bmm", "packed"]
 
 #: Heads narrower than this lie with features before steps (docs/speed.md).
 NARROW = 16
-#: Scores at a time: 1 MiB in fp32, about what a core caches.
-AT_A_TIME = 2**18
-#: Weights of so many scores are kept in a call, 64 MiB in fp32; those of more are computed again.
+#: Scores at a time, 4 MiB in fp32: of more the cache keeps too little, of fewer there are too many calls.
+AT_A_TIME = 2**20
+#: Weights of more scores, 64 MiB in fp32, are not kept but computed again.
 KEPT = 2**24
 
 
 def bmm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of `b h s d` over `b h t d`; `mask` `b t` is True where a key is real. Gives `b h s d`."""
-    out = _OfHeads.apply(query, key, value, mask)
+    b, h, s, _ = query.shape
+    keep = b * h * s * key.shape[2] <= KEPT
+    each = max(1, AT_A_TIME // max(1, s * key.shape[2]))
+    # Half of the lowest number, so that no sum overflows.
+    hides = None if mask is None else ((~mask).to(query.dtype) * (torch.finfo(query.dtype).min / 2))[:, None, None]
+    if each >= b * h:
+        out = _OfHeads.apply(query, key, value, hides, keep)
+    else:
+        split = [_as_heads(x).split(each) for x in (query, key, value)]
+        hidden = [None] * len(split[0]) if hides is None else hides.expand(-1, h, -1, -1).flatten(0, 1).split(each)
+        out = torch.cat([_OfHeads.apply(*piece, keep) for piece in zip(*split, hidden, strict=True)])
+        out = out.unflatten(0, (b, h))
     if mask is None:
         return out
     some = mask.any(1)
@@ -49,112 +59,87 @@ def packed(query: Tensor, key: Tensor, value: Tensor, queries: Sequence[int], ke
     Returns:
         `r h d`; zero where a sample has no key.
     """
-    return _OfSamples.apply(query, key, value, list(queries), list(keys))
+    keep = query.shape[1] * sum(s * t for s, t in zip(queries, keys, strict=True)) <= KEPT
+    return _OfSamples.apply(query, key, value, list(queries), list(keys), keep)
 
 
 class _OfHeads(torch.autograd.Function):
-    """Attention of `b h s d` over `b h t d`, a few heads at a time."""
+    """Attention of `... s d` over `... t d`; `hides`, which spreads to `... s t`, is added to the scores."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        b, h, s, _ = query.shape
-        each = max(1, AT_A_TIME // max(1, s * key.shape[2]))
-        ctx.cut = [min(each, b * h - done) for done in range(0, b * h, each)]
-        ctx.heads = (b, h)
-        hidden = None
-        if mask is not None:
-            # Half of the lowest number, so that no sum overflows.
-            hidden = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min / 2)
-            hidden = hidden.repeat_interleave(h, 0).unsqueeze(1)
-        query, key, value = (_as_heads(x) for x in (query, key, value))
-        return _joined(_forward(ctx, query, key, value, hidden, 0, ctx.cut, ctx.cut)).unflatten(0, ctx.heads)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hides: Tensor | None, keep: bool) -> Tensor:
+        ctx.heads = query.shape[:-2]
+        q, k, v = _as_heads(query * query.shape[-1] ** -0.5), _as_heads(key), _as_heads(value)
+        weights = _weights(q, k, hides, ctx.heads)
+        ctx.save_for_backward(q, k, v, hides, weights if keep else None)
+        return _times(weights, v).unflatten(0, ctx.heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        made = _backward(ctx, _as_heads(gradients[0]), 0, ctx.cut, ctx.cut)
-        by_query, by_key, by_value = (_joined(x).unflatten(0, ctx.heads) for x in made)
-        return by_query.mul_(by_query.shape[-1] ** -0.5), by_key, by_value, None
+        q, k, v, hides, weights = ctx.saved_tensors
+        weights = _weights(q, k, hides, ctx.heads) if weights is None else weights
+        by_query, by_key, by_value = _backward(q, k, v, weights, _as_heads(gradients[0]))
+        by_query.mul_(q.shape[-1] ** -0.5)
+        return *(x.unflatten(0, ctx.heads) for x in (by_query, by_key, by_value)), None, None
 
 
 class _OfSamples(torch.autograd.Function):
     """Attention of `r h d` over `u h d`, one sample after the other."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, queries: list[int], keys: list[int]) -> Tensor:
-        ctx.cut = (queries, keys)
-        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        return _one_after_the_other(_forward(ctx, query, key, value, None, 1, queries, keys))
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, queries: list[int], keys: list[int], keep: bool
+    ) -> Tensor:
+        ctx.cut = queries, keys
+        query = query * query.shape[-1] ** -0.5
+        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        kept: list[Tensor] = []
+        for q, o, k, v in zip(*_cut(queries, query, out), *_cut(keys, key, value), strict=True):
+            weights = _weights(q, k)
+            o.copy_(torch.bmm(weights, v))
+            kept += [weights] * keep
+        ctx.save_for_backward(query, key, value, *kept)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        made = _backward(ctx, gradients[0].transpose(0, 1), 1, *ctx.cut)
-        by_query, by_key, by_value = (_one_after_the_other(x) for x in made)
-        return by_query.mul_(by_query.shape[-1] ** -0.5), by_key, by_value, None, None
+        queries, keys = ctx.cut
+        query, key, value, *kept = ctx.saved_tensors
+        made = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
+        asks, answers = _cut(queries, query, gradients[0], made[0]), _cut(keys, key, value, *made[1:])
+        for i, (q, g, d_q, k, v, *d_k_v) in enumerate(zip(*asks, *answers, strict=True)):
+            weights = kept[i] if kept else _weights(q, k)
+            for out, found in zip((d_q, *d_k_v), _backward(q, k, v, weights, g), strict=True):
+                out.copy_(found)
+        return made[0].mul_(query.shape[-1] ** -0.5), *made[1:], None, None, None
+
+
+def _cut(lengths: list[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+    """Each of `r h d` as samples, `h s d`."""
+    return [x.transpose(0, 1).split(lengths, 1) for x in tensors]
 
 
 def _as_heads(x: Tensor) -> Tensor:
-    """`b h s d` as `(b h) s d`."""
-    return x.flatten(0, 1) if x.shape[-1] >= NARROW else x.mT.flatten(0, 1).mT
+    """`... s d` as `n s d`."""
+    return x.flatten(0, -3) if x.shape[-1] >= NARROW else x.mT.flatten(0, -3).mT
 
 
-def _one_after_the_other(samples: list[Tensor]) -> Tensor:
-    """Each `h s d`, all as `r h d`."""
-    return _joined([x.transpose(0, 1) for x in samples])
+def _weights(query: Tensor, key: Tensor, hides: Tensor | None = None, heads: Sequence[int] = ()) -> Tensor:
+    """Attention weights `n s t`, of scaled queries; `hides`, which spreads to `heads s t`, is added to the scores."""
+    scores = torch.bmm(query, key.mT)
+    if hides is not None:
+        scores.unflatten(0, heads).add_(hides)
+    return torch.softmax(scores, -1)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _forward(
-    ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, dim: int, queries: list[int],
-    keys: list[int],
-) -> list[Tensor]:  # fmt: skip
-    """Attention of `n s d` over `n t d`, piece by piece along `dim`; `hidden` `n 1 t` is added to the scores."""
-    query = query * query.shape[-1] ** -0.5
-    found: list[Tensor] = []
-    kept: list[Tensor | None] = []
-    left = KEPT
-    for q, k, v, hides in _pieces((query,), (key, value), hidden, dim, queries, keys):
-        weights = _weights(q, k, hides)
-        found.append(_times(weights, v))
-        left -= weights.numel()
-        kept.append(weights if left >= 0 else None)
-    ctx.save_for_backward(query, key, value, hidden, *kept)
-    return found
-
-
-def _backward(
-    ctx: Any, gradient: Tensor, dim: int, queries: list[int], keys: list[int]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The gradients by scaled query, key and value, piece by piece."""
-    query, key, value, hidden, *kept = ctx.saved_tensors
-    by_query, by_key, by_value = [], [], []
-    pieces = _pieces((query, gradient), (key, value), hidden, dim, queries, keys)
-    for weights, (q, g, k, v, hides) in zip(kept, pieces, strict=True):
-        weights = _weights(q, k, hides) if weights is None else weights
-        by_value.append(_times(weights.mT, g))
-        by_scores = torch.ops.aten._softmax_backward_data(torch.bmm(g, v.mT), weights, -1, weights.dtype)
-        by_query.append(_times(by_scores, k))
-        by_key.append(_times(by_scores.mT, q))
-    return by_query, by_key, by_value
-
-
-def _pieces(
-    asking: Sequence[Tensor], answering: Sequence[Tensor], hidden: Tensor | None, dim: int, queries: list[int],
-    keys: list[int],
-) -> Iterator[tuple[Any, ...]]:  # fmt: skip
-    """The same piece of each tensor of either side, and what is added to its scores."""
-    hides = itertools.repeat(None) if hidden is None else hidden.split(keys, dim)
-    return zip(*(x.split(queries, dim) for x in asking), *(x.split(keys, dim) for x in answering), hides, strict=False)
-
-
-def _weights(q: Tensor, k: Tensor, hides: Tensor | None) -> Tensor:
-    """Attention weights `n s t`, of scaled queries."""
-    scores = torch.bmm(q, k.mT)
-    return torch.softmax(scores if hides is None else scores.add_(hides), -1)
+def _backward(q: Tensor, k: Tensor, v: Tensor, weights: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by scaled queries, by keys and by values."""
+    by_value = _times(weights.mT, gradient)
+    by_weights = torch.bmm(gradient, v.mT)
+    by_scores = torch.ops.aten._softmax_backward_data(by_weights, weights, -1, weights.dtype)
+    return _times(by_scores, k), _times(by_scores.mT, q), by_value
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:
