@@ -229,7 +229,7 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
         device=str(device),
         threads=torch.get_num_threads(),
         gemm_gflops=gemm.flops / statistics.median(times["gemm"]) / 1e9,
-        gemm=explain_gemm() if device.type == "cpu" and train.precision == "fp32" else "",
+        gemm=explain_gemm(device.type, train.precision),
         open_data=opened - started,
         build=finished - opened,
         step=step,

@@ -193,7 +193,7 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
         outputs=task.outputs,
         tokens=_tokens(built, batch),
         attention=attention,
-        gemm=explain_gemm() if known.device == "cpu" and recipe.train.precision == "fp32" else "",
+        gemm=explain_gemm(known.device, recipe.train.precision),
         batch=count,
         losses=losses,
         idle=idle,
@@ -222,7 +222,9 @@ def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tupl
     modules = nn.ModuleDict({"model": built.model, "learning": built.learning})
     named = dict(modules.named_parameters())
     progress = Progress(0, torch.zeros(()))
-    with torch.random.fork_rng(devices=[]):
+    # fp16 is left out: without a scaler its gradients overflow.
+    half = torch.autocast("cpu", torch.bfloat16, enabled=built.recipe.train.precision == "bf16")
+    with torch.random.fork_rng(devices=[]), half:
         torch.manual_seed(seed)
         total, parts, _ = built.learning.losses(built.model, batch, generator(seed, "summary"), progress)
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True) if total.requires_grad else []

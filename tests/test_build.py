@@ -129,6 +129,11 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert "cross_attention" in text and "attention: bmm (auto) for 30 queries x 30 keys, heads 4 wide" in text
 
 
+def test_a_step_is_tried_in_the_precision_of_the_recipe(tmp_path: Path) -> None:
+    full, half = (summarize(made(tmp_path, TEXT, f"train.precision={p}")).losses["total"] for p in ("fp32", "bf16"))
+    assert full != half and half == pytest.approx(full, rel=0.02)
+
+
 def test_the_summary_says_why_views_share_no_tokens(tmp_path: Path) -> None:
     built = made(tmp_path, TEXT, "model.generic_extractor={use: shared_mlp, dropout: 0.1}")
     why = "tokens: made anew for each view: the generic extractor (SharedMLP) has dropout, which each view draws"

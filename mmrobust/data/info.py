@@ -31,6 +31,8 @@ def open_contents(path: str | Path, task: Kind = "regression") -> Contents:
         DataError: It is missing, damaged, hostile, or of no known layout.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
     if path.suffix in (".npz", ".safetensors"):
         return arrays_contents(path, read_arrays(path), labels=False)
     value, notes = read_pickle(path)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from mmrobust.errors import UsageError
 from mmrobust.nn.rows import eager
+from mmrobust.processor import processor
 
 __all__ = ["Library", "Linear", "explain_gemm", "gemm", "linear", "quicken", "unoffered", "use_gemm", "why_not_onednn"]
 
@@ -43,10 +42,11 @@ def why_not_onednn() -> str | None:
         return reason
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return "torch has no AVX-512 here, and without it both libraries are equally fast"
-    vendor, family = _processor()
+    told = processor()
+    vendor, family = told.get("vendor_id"), told.get("cpu family", "")
     if vendor == "GenuineIntel":
         return "MKL makes full use of Intel's processors"
-    if vendor != "AuthenticAMD" or family < _ZEN_5:
+    if vendor != "AuthenticAMD" or not family.isdecimal() or int(family) < _ZEN_5:
         return "oneDNN was measured to be faster on AMD's Zen 5 alone"
     return None
 
@@ -59,17 +59,6 @@ def unoffered() -> str | None:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return "this torch does not offer oneDNN's products in fp32"
     return None
-
-
-def _processor() -> tuple[str, int]:
-    """Who made the processor, and its family, as Linux tells it."""
-    with suppress(OSError):
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        vendor = re.search(r"^vendor_id\s*:\s*(\S+)", told, re.MULTILINE)
-        family = re.search(r"^cpu family\s*:\s*(\d+)", told, re.MULTILINE)
-        if vendor and family:
-            return vendor[1], int(family[1])
-    return "", 0
 
 
 def gemm() -> Library:
@@ -114,8 +103,15 @@ def use_gemm(name: Library) -> Iterator[None]:
         _overrides.pop()
 
 
-def explain_gemm() -> str:
-    """Who multiplies in linear layers in fp32 on this CPU, and why."""
+def explain_gemm(device: str = "cpu", precision: str = "fp32") -> str:
+    """Who multiplies in linear layers, and why; empty where there is no choice, elsewhere than in fp32 on a CPU.
+
+    Args:
+        device: Type of the device.
+        precision: As `train.precision` names it.
+    """
+    if (device, precision) != ("cpu", "fp32"):
+        return ""
     reason = why_not_onednn()
     if gemm() == "torch":
         return f"torch's own choice ({reason or 'which was asked for'})"

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmrobust import files
 from mmrobust.errors import MmrobustError, UsageError, nearest
+from mmrobust.processor import processor
 
 try:
     import fcntl
@@ -236,7 +237,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "safetensors": metadata.version("safetensors"),
         "plugins": {name: version for name, version in sorted(used.items()) if name != "mmrobust"},
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor().get("model name") or platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if threads is None else threads,
         "gemm": gemm(),
@@ -246,14 +247,6 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 import platform
-import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +25,7 @@ from mmrobust import measures
 from mmrobust.allocator import keep_freed_memory
 from mmrobust.contracts import Context, Progress, Split, Stream
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, MmrobustError, Problem, RecipeError
+from mmrobust.processor import processor
 from mmrobust.randomness import derive, generator
 from mmrobust.training.checkpoint import Checkpoints, State, restore
 from mmrobust.training.folder import RunFolder
@@ -70,11 +69,10 @@ def slow_precision(precision: str, device: torch.device) -> str | None:
     """Says so where a number format is known to be emulated, many times slower than fp32; None otherwise."""
     if device.type != "cpu" or precision not in _NATIVE or platform.machine() not in ("x86_64", "AMD64"):
         return None
-    with suppress(OSError):
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-        if flags and not _NATIVE[precision] & set(flags[1].split()):
-            return f"this processor only imitates {precision}: train.precision=fp32 will be many times faster"
-    return None
+    flags = processor().get("flags")
+    if flags is None or _NATIVE[precision] & set(flags.split()):
+        return None
+    return f"this processor only imitates {precision}: train.precision=fp32 will be many times faster"
 
 
 def resident(split: Split, context: Context, device: torch.device) -> Split:

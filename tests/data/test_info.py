@@ -103,6 +103,14 @@ def test_problems_are_told_and_no_recipe_is_given(tmp_path: Path) -> None:
     assert "problem: " in show(found)
 
 
+def test_a_file_that_is_not_there_is_told_without_advice_that_is_for_recipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("no.pkl", "no.npz"):
+        assert main(["data", "info", str(tmp_path / name)]) == 3
+        assert capsys.readouterr().err == f"error: {tmp_path / name}: no such file\n"
+
+
 def test_mult_and_arrays_are_recognised(tmp_path: Path) -> None:
     def table(n: int) -> dict[str, Any]:
         made: dict[str, Any] = {m: np.ones((n, 3, 2)) for m in ("text", "audio", "vision")}

@@ -220,18 +220,18 @@ def test_who_multiplies_is_the_blocks_then_the_environments_then_the_machines(mo
 @pytest.mark.parametrize(
     ("processor", "capability", "reason"),
     [
-        (("GenuineIntel", 6), "AVX512", "MKL makes full use of Intel's processors"),
-        (("AuthenticAMD", 25), "AVX2", "torch has no AVX-512 here, and without it both libraries are equally fast"),
-        (("AuthenticAMD", 25), "AVX512", "oneDNN was measured to be faster on AMD's Zen 5 alone"),
-        (("", 0), "AVX512", "oneDNN was measured to be faster on AMD's Zen 5 alone"),
-        (("AuthenticAMD", 26), "AVX512", None),
+        (("GenuineIntel", "6"), "AVX512", "MKL makes full use of Intel's processors"),
+        (("AuthenticAMD", "25"), "AVX2", "torch has no AVX-512 here, and without it both libraries are equally fast"),
+        (("AuthenticAMD", "25"), "AVX512", "oneDNN was measured to be faster on AMD's Zen 5 alone"),
+        (("", "0"), "AVX512", "oneDNN was measured to be faster on AMD's Zen 5 alone"),
+        (("AuthenticAMD", "26"), "AVX512", None),
     ],
 )
 def test_which_machines_are_meant(
-    processor: tuple[str, int], capability: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+    processor: tuple[str, str], capability: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(linear, "unoffered", lambda: None)
-    monkeypatch.setattr(linear, "_processor", lambda: processor)
+    monkeypatch.setattr(linear, "processor", lambda: {"vendor_id": processor[0], "cpu family": processor[1]})
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert why_not_onednn.__wrapped__() == reason
 

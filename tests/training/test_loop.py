@@ -147,12 +147,14 @@ def test_lower_precision_learns_nearly_the_same(tiny, tmp_path, precision):
 def test_a_number_format_that_the_processor_only_imitates_is_told(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: "processor: 0\nflags\t\t: fpu avx2 avx512_bf16\n")
+    monkeypatch.setattr("mmrobust.training.loop.processor", lambda: {"flags": "fpu avx2 avx512_bf16"})
     assert slow_precision("fp32", cpu) is None and slow_precision("bf16", cpu) is None
     assert slow_precision("fp16", cpu) == (
         "this processor only imitates fp16: train.precision=fp32 will be many times faster"
     )
     assert slow_precision("fp16", torch.device("cuda")) is None
+    monkeypatch.setattr("mmrobust.training.loop.processor", dict)  # where nothing is told
+    assert slow_precision("fp16", cpu) is None
 
 
 def test_an_overflow_of_fp16_is_stepped_over_and_the_scale_falls(tiny, tmp_path):
