@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.alternate import Gemm, alternate
+from mmrobust.allocator import keep_freed_memory
 from mmrobust.nn.attention import BACKENDS, Case, attention
 
 TOKENS, HEADS, WIDTH = 4800, 8, 16
@@ -31,6 +32,7 @@ def bench_attention(benchmark, length: int, form: str, direction: str, precision
     if precision == "bf16" and DEVICE == "cpu" and (length != 150 or form == "cross"):
         pytest.skip("on a CPU attention is computed in fp32 whatever it is given; one size shows what casting costs")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every training does
     queries, batch, both = length // 3 if form == "cross" else length, max(1, TOKENS // length), direction == "both"
     make = functools.partial(torch.randn, dtype=FORMATS[precision], device=DEVICE, requires_grad=both)
     query = make(batch, HEADS, queries, WIDTH)

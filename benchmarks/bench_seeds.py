@@ -1,7 +1,8 @@
 """Several seeds at once over one after the other: as processes of one thread each, and stacked into one model.
 
-Rates are of the epochs themselves, from `metrics.jsonl`: what starting and the first epochs cost is left out. Both ways
-take turns.
+Rates are of the epochs themselves, from `metrics.jsonl`: what starting and the first epochs cost is left out. The ways
+take turns; on a CPU a seed alone on one thread is the third of them, whose rate times the cores is all that processes
+could give.
 """
 
 from __future__ import annotations
@@ -45,21 +46,29 @@ def bench_seeds(benchmark, size: str, way: str, tmp_path: Path) -> None:
     count = 8 if CUDA else 2
     settings = [*SIZES[size], "data.valid=16", "data.test=16", "model.width=256", f"train.epochs={EPOCHS}"]
 
-    def run(name: str, at_once: bool) -> float:
+    def run(name: str, at_once: bool, seeds: int = count) -> float:
         # Any number of jobs keeps seeds from being stacked.
-        jobs = None if at_once and way == "stacked" else count if at_once else 1
+        jobs = None if at_once and way == "stacked" else seeds if at_once else 1
         more = [f"train.together={str(at_once and way == 'stacked').lower()}"]
-        train("normtr", [*settings, *more], out=tmp_path / name, seeds=count, jobs=jobs, quiet=True)
+        train("normtr", [*settings, *more], out=tmp_path / name, seeds=seeds, jobs=jobs, quiet=True)
         return rate(tmp_path / name, at_once)
 
-    alone, together = [], []
+    alone, together, single, threads = [], [], [], torch.get_num_threads()
+
+    def others() -> None:
+        alone.append(run(f"alone {len(alone)}", False))
+        if not CUDA:
+            torch.set_num_threads(1)
+            single.append(run(f"single {len(single)}", False, seeds=1))
+            torch.set_num_threads(threads)
+
     benchmark.pedantic(
-        lambda: together.append(run(f"together {len(together)}", True)),
-        setup=lambda: alone.append(run(f"alone {len(alone)}", False)),
-        rounds=fewer(3),
+        lambda: together.append(run(f"together {len(together)}", True)), setup=others, rounds=fewer(3)
     )
     benchmark.extra_info.update(
         size=size, way=way, seeds=count, device="cuda" if CUDA else "cpu", threads=torch.get_num_threads(),
-        seed_steps_per_second={"alone": statistics.median(alone), "together": statistics.median(together)},
+        seed_steps_per_second={"alone": statistics.median(alone), "together": statistics.median(together)}
+        | ({"one_thread": statistics.median(single)} if single else {}),
         ratio=statistics.median(b / a for a, b in zip(alone, together, strict=True)),
+        of_cores=statistics.median(b / count / a for a, b in zip(single, together, strict=True)) if single else None,
     )  # fmt: skip

@@ -145,14 +145,17 @@ def render(found: dict[str, Any]) -> str:
         head = ["", "size", "samples", "ours", "naive", "times naive"]
         parts.append("### An epoch, a sweep (one thread, fp32)\n\n" + table(head, cells))
     if rows := of("seeds"):
-        cells = [
-            [
-                f"{r['seeds']} seeds, {r['way']}", r["size"], f"{r['seed_steps_per_second']['alone']:.1f}",
-                f"{r['seed_steps_per_second']['together']:.1f}", f"{r['ratio']:.2f}",
-            ]
-            for r in rows
-        ]  # fmt: skip
-        head = ["", "size", "one after the other: seed-steps/s", "at once", "ratio"]
+        cells = []
+        for r in rows:
+            rates = r["seed_steps_per_second"]
+            single = f"{rates['one_thread']:.1f}" if "one_thread" in rates else ""
+            most = f"{r['of_cores']:.0%}" if r.get("of_cores") else ""
+            cells.append([
+                f"{r['seeds']} seeds, {r['way']}", r["size"], single, f"{rates['alone']:.1f}",
+                f"{rates['together']:.1f}", f"{r['ratio']:.2f}", most,
+            ])  # fmt: skip
+        head = ["seed-steps/s", "size", "one, on one thread", "one after the other, on all", "at once"]
+        head += ["at once over one after the other", "of a thread each"]
         parts.append("### Seeds at once\n\n" + table(head, cells))
     if rows := of("start-up"):
         cells = [["import torch", ms(max(r["seconds"] for r in rows)), ""]]
@@ -236,6 +239,8 @@ def _bars(found: dict[str, Any]) -> list[list[str]]:
         row = _pick(groups.get("seeds", []), size=size, way="processes")
         value = _number(row, "ratio")
         bar(f"2 seeds as processes, {size}", "1.35", value, value is not None and value >= 1.35)
+        if row and row.get("of_cores"):
+            rows.append([f"the same of a thread each, undisturbed, {size}", "no bar", f"{row['of_cores']:.0%}", ""])
     verbs = {key: v for row in groups.get("start-up", []) for key, v in row.items() if isinstance(v, dict)}
     for name, most in (("--help", 0.1), ("build", 1.5)):
         value = verbs[name]["ratio"]["median"] if name in verbs else None

@@ -15,7 +15,7 @@ from mmrobust.data import tables
 from mmrobust.data.arrays import arrays_contents, read_arrays, save_arrays
 from mmrobust.data.mmsa import MODALITIES, SPLITS, Kind, as_splits, mmsa_contents
 from mmrobust.data.mult import mult_contents
-from mmrobust.data.safe_pickle import read_pickle
+from mmrobust.data.safe_pickle import read_pickle, unreadable
 from mmrobust.data.tables import Array, Contents, Table
 from mmrobust.errors import DataError
 
@@ -31,8 +31,12 @@ def open_contents(path: str | Path, task: Kind = "regression") -> Contents:
         DataError: It is missing, damaged, hostile, or of no known layout.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise unreadable(path, error) from error
     if path.suffix in (".npz", ".safetensors"):
         return arrays_contents(path, read_arrays(path), labels=False)
     value, notes = read_pickle(path)

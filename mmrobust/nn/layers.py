@@ -67,7 +67,9 @@ class MultiheadAttention(nn.Module):
             if keys.packed:
                 q = rearrange(asks, "r (h d) -> r h d", h=self.heads)
                 k, v = rearrange(answers, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
-                return ragged(q, k, v, rows.lengths, keys.lengths, self.backend).flatten(1)
+                # What is nobody's hears nothing, and is heard by nobody.
+                queries, answering = [*rows.lengths, rows.spare, 0], [*keys.lengths, 0, keys.spare]
+                return ragged(q, k, v, queries, answering, self.backend).flatten(1)
             q = rearrange(rows.unpack(asks), "b s (h d) -> b h s d", h=self.heads)
             k, v = rearrange(answers, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
             return rows.pack(rearrange(attention(q, k, v, keys.mask, self.backend), "b h s d -> b s (h d)"))

@@ -62,11 +62,16 @@ class Rows:
         """Whether `pack` leaves padding out."""
         return self.places is not None
 
+    @property
+    def spare(self) -> int:
+        """How many of the packed steps are nobody's, the last ones."""
+        return 0 if self.places is None else len(self.places) - self.count
+
     @functools.cached_property
     def lengths(self) -> list[int]:
-        """How many of the packed steps each sample has, and last how many nobody has; for a mask on a CPU."""
-        assert self.mask is not None and self.places is not None
-        return [*self.mask.sum(1).tolist(), len(self.places) - self.count]
+        """How many of the packed steps each sample has, for a mask on a CPU."""
+        assert self.mask is not None
+        return self.mask.sum(1).tolist()
 
     def pack(self, x: Tensor) -> Tensor:
         """The real steps of `b t d`, and a few more: `r d`."""

@@ -109,6 +109,8 @@ def test_a_file_that_is_not_there_is_told_without_advice_that_is_for_recipes(
     for name in ("no.pkl", "no.npz"):
         assert main(["data", "info", str(tmp_path / name)]) == 3
         assert capsys.readouterr().err == f"error: {tmp_path / name}: no such file\n"
+    assert main(["data", "info", "n" * 300]) == 3
+    assert capsys.readouterr().err == f"error: {'n' * 300}: cannot be read: File name too long\n"
 
 
 def test_mult_and_arrays_are_recognised(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def inputs(s: int, t: int, d: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("at_a_time", [1, 50, 2**20])  # one head, a last piece that is smaller, all at once
-@pytest.mark.parametrize("kept", [0, 100, 2**24])  # none, the first ones, all
+@pytest.mark.parametrize("kept", [0, 2**24])  # weights are computed again, or kept
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "whole"])
 @pytest.mark.parametrize("d", [NARROW - 1, NARROW])
 @pytest.mark.parametrize(("s", "t"), [(4, 5), (1, 6), (5, 1)])
@@ -62,6 +62,30 @@ def test_samples_that_attend_one_after_the_other_are_watched_and_take_it_too() -
     (case,) = cases
     assert cases[case] == "bmm" and (case.queries, case.keys) == (30, 30)
     assert "OfSamples" in str(out.grad_fn)
-    with record() as seen:
-        attention(*inputs(10, 10, 4))
-    assert len(seen) == 1
+    with record() as seen, watch() as cases:  # of each sample alone
+        ragged(query, key, value, [10, 30], [20, 30])
+    assert len(seen) == len(cases) == 2
+
+
+def test_samples_that_are_too_long_for_the_cache_are_cut_by_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmrobust.nn.attention.ragged.AT_A_TIME", 500)
+    query, key, value = (torch.randn(n, 2, 8, dtype=torch.float64, requires_grad=True) for n in (40, 50, 50))
+    with watch() as cases:
+        out = ragged(query, key, value, [10, 30], [20, 30])
+    assert set(cases.values()) == {"bmm"} and len(cases) == 2
+    torch.testing.assert_close(out, packed(query, key, value, [10, 30], [20, 30]))
+
+
+@pytest.mark.parametrize("form", ["whole", "packed"])
+def test_a_backward_pass_may_be_started_under_autocast(form: str) -> None:
+    tried = [torch.randn(1, 2, 9, 16, requires_grad=True) for _ in range(3)]
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            if form == "whole":
+                out = attention(tried[0], tried[1], tried[2], None, "bmm")
+            else:
+                out = ragged(*(x[0].transpose(0, 1) for x in tried), [4, 5], [4, 5], "bmm")
+            found.append(torch.autograd.grad(out.square().sum(), tried))
+    for plain, under in zip(*found, strict=True):
+        torch.testing.assert_close(plain, under)

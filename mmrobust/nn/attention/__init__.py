@@ -48,7 +48,6 @@ __all__ = [
     "use_attention",
     "wants_gradient",
     "watch",
-    "watching",
     "weights",
 ]
 
@@ -98,6 +97,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, b
             recorder.append(seen)
     if torch.compiler.is_compiling():
         # No guards on lengths, and nothing cached that a trace would miss: torch chooses, also again in every graph.
+        # What `bmm` does by hand is a compiler's work.
         name, _ = asked(backend)
         return BACKENDS["sdpa" if name in ("auto", "bmm") else name].run(query, key, value, mask)
     case = Case(
@@ -166,8 +166,3 @@ def watch() -> Iterator[dict[Case, str]]:
 def recording() -> bool:
     """Whether a `record` block is open: then all attention has to go through `attention`, whole batches at a time."""
     return bool(_recorders)
-
-
-def watching() -> bool:
-    """Whether a `watch` block is open: then all attention has to go through `attention`."""
-    return bool(_watchers)

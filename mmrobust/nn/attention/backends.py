@@ -163,6 +163,10 @@ def cudnn(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
         return sdpa(query, key, value, mask)
 
 
+def _bmm_why_not(case: Case) -> str | None:
+    return None if case.device == "cpu" else f"it is made for CPUs, and this runs on '{case.device}'"
+
+
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -334,7 +338,7 @@ def _flex_why_not(case: Case) -> str | None:
 
 BACKENDS: dict[str, Backend] = {
     "manual": Backend(manual, _always, "written out: einsum and softmax"),
-    "bmm": Backend(bmm, _always, "batched matrix products with a backward pass of their own"),
+    "bmm": Backend(bmm, _bmm_why_not, "batched matrix products with a backward pass of their own"),
     "sdpa": Backend(sdpa, _always, "torch's scaled_dot_product_attention, which picks a kernel itself"),
     "flash": Backend(flash, _flash_why_not, "torch's FlashAttention kernel"),
     "efficient": Backend(efficient, _efficient_why_not, "torch's memory-efficient kernel"),

@@ -1,8 +1,8 @@
 """Attention as batched matrix products with a backward pass of its own, which is what trains fastest on a CPU.
 
 Torch's fused kernel there computes all scores again in its backward pass and is made for wide heads. Here weights are
-kept, no more heads are done at once than the cache has room for, and narrow heads lie with features before steps,
-so that the long side of every product is steps.
+kept. `bmm` does no more heads at once than the cache has room for, and has narrow ones with features before steps, so
+that the long side of every product is steps; `packed` does sample after sample as it lies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["NARROW", "bmm", "packed"]
 NARROW = 16
 #: Scores at a time, 4 MiB in fp32: of more the cache keeps too little, of fewer there are too many calls.
 AT_A_TIME = 2**20
-#: Weights of more scores, 64 MiB in fp32, are not kept but computed again.
+#: Weights of more scores in a call, 64 MiB in fp32, are not kept but computed again.
 KEPT = 2**24
 
 
@@ -41,9 +41,7 @@ def bmm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tenso
     if mask is None:
         return out
     some = mask.any(1)
-    if some.device.type == "cpu" and some.all():
-        return out
-    return out.masked_fill(~some[:, None, None, None], 0)
+    return out if some.all() else out.masked_fill(~some[:, None, None, None], 0)
 
 
 def packed(query: Tensor, key: Tensor, value: Tensor, queries: Sequence[int], keys: Sequence[int]) -> Tensor:
@@ -78,8 +76,9 @@ class _OfHeads(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, hides, weights = ctx.saved_tensors
-        weights = _weights(q, k, hides, ctx.heads) if weights is None else weights
-        by_query, by_key, by_value = _backward(q, k, v, weights, _as_heads(gradients[0]))
+        with _exactly():
+            weights = _weights(q, k, hides, ctx.heads) if weights is None else weights
+            by_query, by_key, by_value = _backward(q, k, v, weights, _as_heads(gradients[0]))
         by_query.mul_(q.shape[-1] ** -0.5)
         return *(x.unflatten(0, ctx.heads) for x in (by_query, by_key, by_value)), None, None
 
@@ -98,7 +97,8 @@ class _OfSamples(torch.autograd.Function):
         for q, o, k, v in zip(*_cut(queries, query, out), *_cut(keys, key, value), strict=True):
             weights = _weights(q, k)
             o.copy_(torch.bmm(weights, v))
-            kept += [weights] * keep
+            if keep:
+                kept.append(weights)
         ctx.save_for_backward(query, key, value, *kept)
         return out
 
@@ -109,11 +109,17 @@ class _OfSamples(torch.autograd.Function):
         query, key, value, *kept = ctx.saved_tensors
         made = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
         asks, answers = _cut(queries, query, gradients[0], made[0]), _cut(keys, key, value, *made[1:])
-        for i, (q, g, d_q, k, v, *d_k_v) in enumerate(zip(*asks, *answers, strict=True)):
-            weights = kept[i] if kept else _weights(q, k)
-            for out, found in zip((d_q, *d_k_v), _backward(q, k, v, weights, g), strict=True):
-                out.copy_(found)
+        with _exactly():
+            for i, (q, g, d_q, k, v, *d_k_v) in enumerate(zip(*asks, *answers, strict=True)):
+                weights = kept[i] if kept else _weights(q, k)
+                for out, found in zip((d_q, *d_k_v), _backward(q, k, v, weights, g), strict=True):
+                    out.copy_(found)
         return made[0].mul_(query.shape[-1] ** -0.5), *made[1:], None, None, None
+
+
+def _exactly() -> torch.autocast:
+    """Products as they are written, also where a backward pass is started under autocast."""
+    return torch.autocast("cpu", enabled=False)
 
 
 def _cut(lengths: list[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]:

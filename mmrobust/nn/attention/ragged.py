@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmrobust.nn.attention import Case, asked, attention, choose, recording, wants_gradient
-from mmrobust.nn.attention.products import packed
+from mmrobust.nn.attention import Case, asked, attention, choose, precisely, recording, resolve, wants_gradient
+from mmrobust.nn.attention.products import AT_A_TIME, packed
 
 __all__ = ["pays", "ragged"]
 
@@ -45,7 +45,8 @@ def ragged(
         value: Likewise, `u h d`.
         queries: How many of `r` each sample has.
         keys: How many of `u` each sample has.
-        backend: Attention backend; `auto` picks by the longest sample.
+        backend: Attention backend. `bmm`, also where `auto` takes it for the longest sample, makes all of them one node
+            of the graph; otherwise `auto` picks for each.
 
     Returns:
         `r h d`; zero where a sample has no key.
@@ -53,10 +54,8 @@ def ragged(
     Raises:
         UsageError: As `attention`.
     """
-    width, backward = query.shape[2], wants_gradient(query, key, value)
-    backend = choose(backend, Case("cpu", query.dtype, max(queries), max(keys), width, False, backward))
-    if backend == "bmm":
-        return packed(query, key, value, queries, keys)
+    if _together(query, key, value, queries, keys, backend):
+        return precisely(lambda q, k, v: packed(q, k, v, queries, keys), query, key, value)
     parts = (x.unsqueeze(0).split(lengths, 1) for x, lengths in ((query, queries), (key, keys), (value, keys)))
     found = []
     for q, k, v in zip(*parts, strict=True):
@@ -66,3 +65,16 @@ def ragged(
         else:
             found.append(torch.zeros_like(q))
     return torch.cat(found, 1).squeeze(0)
+
+
+def _together(
+    query: Tensor, key: Tensor, value: Tensor, queries: Sequence[int], keys: Sequence[int], backend: str
+) -> bool:
+    """Whether `packed` takes all samples: where `bmm` would run the longest of them, and at once."""
+    s, t = max(zip(queries, keys, strict=True), key=lambda pair: pair[0] * pair[1], default=(0, 0))
+    backward = wants_gradient(query, key, value)
+    longest = Case(query.device.type, query.dtype, s, t, query.shape[2], masked=False, backward=backward)
+    if recording() or s * t * query.shape[1] > AT_A_TIME or resolve(backend, longest) != "bmm":
+        return False
+    choose(backend, longest)
+    return True
