@@ -78,7 +78,7 @@ class _OfHeads(torch.autograd.Function):
         q, k, v, hides, weights = ctx.saved_tensors
         with _exactly():
             weights = _weights(q, k, hides, ctx.heads) if weights is None else weights
-            by_query, by_key, by_value = _backward(q, k, v, weights, _as_heads(gradients[0]))
+            by_query, by_key, by_value = _backward(q, k, v, weights, _as_heads(_spread(gradients[0])))
         by_query.mul_(q.shape[-1] ** -0.5)
         return *(x.unflatten(0, ctx.heads) for x in (by_query, by_key, by_value)), None, None
 
@@ -108,7 +108,7 @@ class _OfSamples(torch.autograd.Function):
         queries, keys = ctx.cut
         query, key, value, *kept = ctx.saved_tensors
         made = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
-        asks, answers = _cut(queries, query, gradients[0], made[0]), _cut(keys, key, value, *made[1:])
+        asks, answers = _cut(queries, query, _spread(gradients[0]), made[0]), _cut(keys, key, value, *made[1:])
         with _exactly():
             for i, (q, g, d_q, k, v, *d_k_v) in enumerate(zip(*asks, *answers, strict=True)):
                 weights = kept[i] if kept else _weights(q, k)
@@ -120,6 +120,11 @@ class _OfSamples(torch.autograd.Function):
 def _exactly() -> torch.autocast:
     """Products as they are written, also where a backward pass is started under autocast."""
     return torch.autocast("cpu", enabled=False)
+
+
+def _spread(gradient: Tensor) -> Tensor:
+    """The gradient with memory of its own: that of a sum or a mean has one number for many, which bmm is slow with."""
+    return gradient.contiguous() if 0 in gradient.stride() else gradient
 
 
 def _cut(lengths: list[int], *tensors: Tensor) -> list[tuple[Tensor, ...]]:
