@@ -64,9 +64,7 @@ def bench_seeds(benchmark, size: str, way: str, tmp_path: Path) -> None:
             single.append(run(f"single {len(single)}", False, seeds=1))
             torch.set_num_threads(threads)
 
-    benchmark.pedantic(
-        lambda: together.append(run(f"together {len(together)}", True)), setup=others, rounds=fewer(3)
-    )
+    benchmark.pedantic(lambda: together.append(run(f"together {len(together)}", True)), setup=others, rounds=fewer(3))
     benchmark.extra_info.update(
         size=size, way=way, seeds=count, device="cuda" if CUDA else "cpu", threads=torch.get_num_threads(),
         seed_steps_per_second={"alone": statistics.median(alone), "together": statistics.median(together)}

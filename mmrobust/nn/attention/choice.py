@@ -24,6 +24,7 @@ LENGTHS = range(8, 161)
 
 _WHERE = f"{LENGTHS[0]} to {LENGTHS[-1]} steps, or more with heads narrower than {NARROW}"
 
+
 class Unusable(UsageError):
     """The backend that was asked for cannot run here."""
 
