@@ -209,7 +209,8 @@ def _attended(
     tried = nullcontext() if known.device == "cpu" else use_attention("auto")
     try:
         with tried, watch() as calls:
-            losses, idle = _step(built, batch, seed)
+            # A CPU has other operations in bf16 than a GPU, and in fp16 gradients overflow without a scaler.
+            losses, idle = _step(built, batch, seed, known.device == "cpu" and recipe.train.precision == "bf16")
         cases = [case._replace(device=known.device, dtype=known.dtype) for case in calls]
         return losses, idle, tuple(explain(recipe.model.attention, cases))
     except Unusable as error:
@@ -218,13 +219,11 @@ def _attended(
         raise RecipeError(Problem(str(error), recipe.where("model", "attention"))) from error
 
 
-def _step(built: Built, batch: Batch, seed: int) -> tuple[dict[str, float], tuple[str, ...]]:
+def _step(built: Built, batch: Batch, seed: int, half: bool) -> tuple[dict[str, float], tuple[str, ...]]:
     modules = nn.ModuleDict({"model": built.model, "learning": built.learning})
     named = dict(modules.named_parameters())
     progress = Progress(0, torch.zeros(()))
-    # fp16 is left out: without a scaler its gradients overflow.
-    half = torch.autocast("cpu", torch.bfloat16, enabled=built.recipe.train.precision == "bf16")
-    with torch.random.fork_rng(devices=[]), half:
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=half):
         torch.manual_seed(seed)
         total, parts, _ = built.learning.losses(built.model, batch, generator(seed, "summary"), progress)
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True) if total.requires_grad else []
