@@ -38,7 +38,7 @@ def bench_attention(benchmark, length: int, form: str, direction: str, precision
     query = make(batch, HEADS, queries, WIDTH)
     key, value = (make(batch, HEADS, length, WIDTH) for _ in range(2))
     mask = torch.arange(length, device=DEVICE) < torch.randint(length // 2, length + 1, (batch, 1), device=DEVICE)
-    gradient = torch.randn_like(query, requires_grad=False)
+    gradient = torch.randn_like(query)
     case = Case(DEVICE, FORMATS[precision], queries, length, WIDTH, masked=True, backward=both)
 
     def run(backend: str) -> None:

@@ -64,6 +64,7 @@ __all__ = [
     "Streams",
     "Task",
     "draw_rate",
+    "eager",
 ]
 
 

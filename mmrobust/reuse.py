@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mmrobust.contracts import Steps, Stream, Streams
+from mmrobust.contracts import Steps, Stream, Streams, eager
 from mmrobust.model import Model, Tokens
-from mmrobust.nn.rows import Kept, eager, spare
+from mmrobust.nn.rows import Kept, spare
 
 __all__ = ["TwoValued", "two_valued"]
 

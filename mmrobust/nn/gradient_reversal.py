@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrobust.nn.rows import eager
+from mmrobust.contracts import eager
 
 
 class _Reverse(torch.autograd.Function):

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrobust.contracts import eager
 from mmrobust.errors import UsageError
-from mmrobust.nn.rows import eager
 from mmrobust.processor import processor
 
 __all__ = ["Library", "Linear", "explain_gemm", "gemm", "linear", "quicken", "unoffered", "use_gemm", "why_not_onednn"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrobust.contracts import Steps, Stream, eager
 
-__all__ = ["Kept", "Rows", "eager", "joined", "spare"]
+__all__ = ["Kept", "Rows", "joined", "spare"]
 
 
 def spare(count: int) -> int:

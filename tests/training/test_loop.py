@@ -229,7 +229,6 @@ def test_a_device_that_is_not_there_is_told_with_its_line(tiny, tmp_path):
         train(tiny, ["train.device=cuda:99"], runs=tmp_path, quiet=True)
 
 
-
 @pytest.mark.parametrize(("name", "made_current"), [("cpu", []), ("cuda", []), ("cuda:1", [1])])
 def test_a_named_gpu_is_the_current_one(tiny, name, made_current, monkeypatch):
     """Streams, graphs and waiting are of the current GPU; without a number that is the right one already."""

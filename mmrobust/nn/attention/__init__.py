@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from mmrobust.contracts import eager
 from mmrobust.nn.attention.backends import BACKENDS, Backend, Case, manual, weights
 from mmrobust.nn.attention.choice import (
     Unusable,
@@ -25,7 +26,7 @@ from mmrobust.nn.attention.choice import (
     resolve,
     use_attention,
 )
-from mmrobust.nn.attention.stacked import inside_transform, together
+from mmrobust.nn.attention.stacked import together
 
 __all__ = [
     "BACKENDS",
@@ -36,7 +37,6 @@ __all__ = [
     "attention",
     "automatic",
     "check",
-    "choose",
     "expected",
     "explain",
     "manual",
@@ -45,6 +45,7 @@ __all__ = [
     "record",
     "recording",
     "resolve",
+    "tell",
     "use_attention",
     "wants_gradient",
     "watch",
@@ -109,21 +110,21 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, b
         mask is not None,
         wants_gradient(query, key, value),
     )
-    name = choose(backend, case)
-    if name != "manual" and inside_transform():
+    stacked = not eager()
+    if stacked and case.device == "cpu" and asked(backend)[0] == "auto":
+        name = "manual"  # nothing is gained by folding seeds there
+    else:
+        name = resolve(backend, case)
+    tell(case, name)
+    if stacked and name != "manual":
         return together(query, key, value, mask, name)
     return BACKENDS[name].run(query, key, value, mask)
 
 
-def choose(backend: str, case: Case) -> str:
-    """The backend that runs a case here and now, told to every `watch` block; arguments and errors as of `resolve`."""
-    if inside_transform() and case.device == "cpu" and asked(backend)[0] == "auto":
-        name = "manual"  # nothing is gained by folding seeds there
-    else:
-        name = resolve(backend, case)
+def tell(case: Case, name: str) -> None:
+    """Tells every `watch` block what ran, and on which backend."""
     for watcher in _watchers:
         watcher[case] = name
-    return name
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

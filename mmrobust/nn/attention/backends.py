@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmrobust.nn.attention.products import bmm
+from mmrobust.nn.attention.products import bmm, hiding
 
 Run = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -86,10 +86,7 @@ def weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
 def _softmax(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     scores = torch.einsum("bhsd,bhtd->bhst", query, key) * query.shape[-1] ** -0.5
     if mask is not None:
-        # A low finite number instead of -inf: a row without keys stays finite, forward and backward. It is added, not
-        # filled in, which has no backward pass; half of the lowest, so that the sum stays finite in float16 as well.
-        low = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, torch.finfo(scores.dtype).min / 2)
-        scores = scores + low[:, None, None, :]
+        scores = scores + hiding(mask, scores.dtype)  # added, not filled in, which has no backward pass
     return scores.softmax(-1)
 
 

@@ -20,8 +20,6 @@ _overrides: list[str] = []
 #: With so many queries and keys `bmm` trains faster on a CPU than a fused kernel, whose backward pass computes the
 #: scores again; with narrow heads also with more of them (docs/speed.md).
 LENGTHS = range(8, 161)
-
-
 _WHERE = f"{LENGTHS[0]} to {LENGTHS[-1]} steps, or more with heads narrower than {NARROW}"
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["NARROW", "bmm", "packed"]
+__all__ = ["NARROW", "bmm", "hiding", "packed"]
 
 #: Heads narrower than this lie with features before steps (docs/speed.md).
 NARROW = 16
@@ -29,8 +29,7 @@ def bmm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tenso
     b, h, s, _ = query.shape
     keep = b * h * s * key.shape[2] <= KEPT
     each = max(1, AT_A_TIME // max(1, s * key.shape[2]))
-    # Half of the lowest number, so that no sum overflows.
-    hides = None if mask is None else ((~mask).to(query.dtype) * (torch.finfo(query.dtype).min / 2))[:, None, None]
+    hides = None if mask is None else hiding(mask, query.dtype)
     if each >= b * h:
         out = _OfHeads.apply(query, key, value, hides, keep)
     else:
@@ -42,6 +41,15 @@ def bmm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tenso
         return out
     some = mask.any(1)
     return out if some.all() else out.masked_fill(~some[:, None, None, None], 0)
+
+
+def hiding(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that keys which are not real get no weight, `b 1 1 t`, from `b t`.
+
+    A low finite number instead of -inf: a row without keys stays finite, forward and backward. Half of the lowest, so
+    that the sum stays finite in float16 as well.
+    """
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min / 2)[:, None, None]
 
 
 def packed(query: Tensor, key: Tensor, value: Tensor, queries: Sequence[int], keys: Sequence[int]) -> Tensor:
@@ -92,7 +100,7 @@ class _OfSamples(torch.autograd.Function):
     ) -> Tensor:
         ctx.cut = queries, keys
         query = query * query.shape[-1] ** -0.5
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+        out = query.new_empty(query.shape)
         kept: list[Tensor] = []
         for q, o, k, v in zip(*_cut(queries, query, out), *_cut(keys, key, value), strict=True):
             weights = _weights(q, k)
@@ -107,7 +115,7 @@ class _OfSamples(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         queries, keys = ctx.cut
         query, key, value, *kept = ctx.saved_tensors
-        made = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
+        made = [x.new_empty(x.shape) for x in (query, key, value)]
         asks, answers = _cut(queries, query, _spread(gradients[0]), made[0]), _cut(keys, key, value, *made[1:])
         with _exactly():
             for i, (q, g, d_q, k, v, *d_k_v) in enumerate(zip(*asks, *answers, strict=True)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmrobust.nn.attention import Case, asked, attention, choose, precisely, recording, resolve, wants_gradient
+from mmrobust.nn.attention import Case, asked, attention, precisely, recording, resolve, tell, wants_gradient
 from mmrobust.nn.attention.products import AT_A_TIME, packed
 
 __all__ = ["pays", "ragged"]
@@ -54,7 +54,7 @@ def ragged(
     Raises:
         UsageError: As `attention`.
     """
-    if _together(query, key, value, queries, keys, backend):
+    if _at_once(query, key, value, queries, keys, backend):
         return precisely(lambda q, k, v: packed(q, k, v, queries, keys), query, key, value)
     parts = (x.unsqueeze(0).split(lengths, 1) for x, lengths in ((query, queries), (key, keys), (value, keys)))
     found = []
@@ -67,7 +67,7 @@ def ragged(
     return torch.cat(found, 1).squeeze(0)
 
 
-def _together(
+def _at_once(
     query: Tensor, key: Tensor, value: Tensor, queries: Sequence[int], keys: Sequence[int], backend: str
 ) -> bool:
     """Whether `packed` takes all samples: where `bmm` would run the longest of them, and at once."""
@@ -76,5 +76,5 @@ def _together(
     longest = Case(query.device.type, query.dtype, s, t, query.shape[2], masked=False, backward=backward)
     if recording() or s * t * query.shape[1] > AT_A_TIME or resolve(backend, longest) != "bmm":
         return False
-    choose(backend, longest)
+    tell(longest, "bmm")
     return True

@@ -11,12 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmrobust.contracts import eager
 from mmrobust.nn.attention.backends import BACKENDS, manual
-
-
-def inside_transform() -> bool:
-    """Whether `torch.func` (`vmap`, `grad`, ...) is at work."""
-    return torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def together(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, name: str) -> Tensor:
@@ -54,7 +50,7 @@ class _Together(torch.autograd.Function):
             for x, dim in zip(tensors, in_dims, strict=False)
         ]
         # Another transform around this one is treated in the same way.
-        out = (together if inside_transform() else _run)(*folded, name)  # pyright: ignore[reportCallIssue]
+        out = (_run if eager() else together)(*folded, name)  # pyright: ignore[reportCallIssue]
         return out.unflatten(0, (count, -1)), 0
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from mmrobust.contracts import Context, Head, Stream
+from mmrobust.contracts import Context, Head, Stream, eager
 from mmrobust.errors import OptionError
-from mmrobust.nn.rows import eager
 from torch import Tensor, nn
 
 from mmrobust_baselines.layers import Dropout, last, perceptron, read_width

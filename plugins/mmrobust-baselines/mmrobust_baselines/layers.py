@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 import torch
-from mmrobust.contracts import Context, Shape, Stream
+from mmrobust.contracts import Context, Shape, Stream, eager
 from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
-from mmrobust.nn.rows import Rows, eager
+from mmrobust.nn.rows import Rows
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -192,8 +192,8 @@ class Block(nn.Module):
         rows, keys = rows or Rows(), keys or Rows()
         query = self.norm(x)
         key_value = self.attention.key_value(query if source is None else self.norm(source))
-        heard = Rows(mask, packed=False)
-        x = x + self.dropout(self.attention.attend(self.attention.query(query), keys.unpack(key_value), rows, heard))
+        whole = Rows(mask, packed=False)
+        x = x + self.dropout(self.attention.attend(self.attention.query(query), keys.unpack(key_value), rows, whole))
         return x + self.dropout(self.feed(self.norm_feed(x)))
 
 
