@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmrobust.nn.linear import Library, linear, use_gemm
+from mmrobust.accel.linear import Library, linear, use_gemm
 
 Run = Callable[[], object]
 

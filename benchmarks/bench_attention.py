@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks.alternate import Gemm, alternate
-from mmrobust.allocator import keep_freed_memory
+from mmrobust.accel.allocator import keep_freed_memory
 from mmrobust.nn.attention import BACKENDS, Case, attention
 
 TOKENS, HEADS, WIDTH = 4800, 8, 16

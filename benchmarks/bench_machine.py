@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.alternate import Gemm, fewer
-from mmrobust.nn.linear import Library, unoffered
+from mmrobust.accel.linear import Library, unoffered
 from mmrobust.training.loop import slow_precision
 
 

@@ -17,8 +17,8 @@ import torch
 from benchmarks.alternate import Gemm, alternate, clock
 from benchmarks.sizes import SIZES, MadeUp
 from mmrobust import recipe as recipes
-from mmrobust.build import build
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
+from mmrobust.model.assemble import build
 from mmrobust.training import RunFolder
 from mmrobust.training.loop import Trainer
 

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import naive
 from benchmarks.alternate import Gemm, alternate, in_gemm
 from benchmarks.sizes import naive_of, ours, samples
+from mmrobust.contracts.randomness import generator
 from mmrobust.nn import linear
-from mmrobust.randomness import generator
 from mmrobust.training import RunFolder
 from mmrobust.training.loop import Trainer, slow_precision
 

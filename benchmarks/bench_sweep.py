@@ -15,8 +15,8 @@ import torch
 from benchmarks import naive
 from benchmarks.alternate import alternate
 from benchmarks.sizes import SIZES, MadeUp, naive_of, ours, samples
-from mmrobust.build import make_noise
 from mmrobust.contracts import Part
+from mmrobust.model.assemble import make_noise
 from mmrobust.robustness.sweep import Grid, sweep
 
 RATES = tuple(i / 10 for i in range(11))

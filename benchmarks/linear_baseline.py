@@ -14,9 +14,9 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from mmrobust import recipe as recipes
-from mmrobust.build import open_data
 from mmrobust.contracts import Split
 from mmrobust.measures import describe, measure, primary
+from mmrobust.model.assemble import open_data
 
 
 def means(split: Split) -> np.ndarray:

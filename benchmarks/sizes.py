@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks import naive
 from mmrobust import recipe as recipes
-from mmrobust.build import Built, build
 from mmrobust.contracts import Dataset, Shape, Split, Stream, Task
+from mmrobust.model.assemble import Built, build
 
 
 @dataclass(frozen=True)

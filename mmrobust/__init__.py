@@ -9,37 +9,36 @@ Every verb of the command line is a function here. Nothing heavy is imported unt
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmrobust.bench import bench
-    from mmrobust.build import build
+    from mmrobust.benchmark import bench
+    from mmrobust.inference.predict import predict
+    from mmrobust.model.assemble import build
     from mmrobust.pipeline import analyze, run
     from mmrobust.recipe import load as load_recipe
     from mmrobust.registry import catalogue, register
     from mmrobust.registry.hooks import hookimpl
-    from mmrobust.report import report
-    from mmrobust.robustness import evaluate, predict
-    from mmrobust.study import study
+    from mmrobust.reports import report
+    from mmrobust.robustness import evaluate
+    from mmrobust.studies import study
     from mmrobust.training import train
 
 _PUBLIC = {
     "analyze": "mmrobust.pipeline:analyze",
-    "bench": "mmrobust.bench:bench",
-    "build": "mmrobust.build:build",
+    "bench": "mmrobust.benchmark:bench",
+    "build": "mmrobust.model.assemble:build",
     "catalogue": "mmrobust.registry:catalogue",
     "evaluate": "mmrobust.robustness:evaluate",
     "hookimpl": "mmrobust.registry.hooks:hookimpl",
     "load_recipe": "mmrobust.recipe:load",
-    "predict": "mmrobust.robustness:predict",
+    "predict": "mmrobust.inference.predict:predict",
     "register": "mmrobust.registry:register",
-    "report": "mmrobust.report:report",
+    "report": "mmrobust.reports:report",
     "run": "mmrobust.pipeline:run",
-    "study": "mmrobust.study:study",
+    "study": "mmrobust.studies:study",
     "train": "mmrobust.training:train",
 }
 
@@ -59,17 +58,6 @@ __all__ = [
     "study",
     "train",
 ]
-
-
-class _Package(ModuleType):
-    """Keeps `mmrobust.build` and `mmrobust.report` functions, although modules of these names are imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _PUBLIC and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmrobust import analysis
 from mmrobust.errors import InterruptedRun, WriteError
-from mmrobust.report import report
+from mmrobust.reports import report
 from mmrobust.robustness import evaluate
 from mmrobust.training import Run, RunFolder, train_seeds
 

@@ -7,9 +7,9 @@ import torch
 
 from benchmarks import naive
 from benchmarks.sizes import MadeUp, Size, gradients, naive_of, ours, renamed, samples
-from mmrobust.build import Built
 from mmrobust.contracts import Batch, Progress
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
+from mmrobust.model.assemble import Built
 from mmrobust.robustness.sweep import Grid, sweep
 
 PAIR = Size({"audio": (8, 6), "vision": (8, 4)}, 6, 24, 12)

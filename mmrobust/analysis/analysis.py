@@ -36,12 +36,12 @@ from mmrobust import files
 from mmrobust.analysis import attention as maps
 from mmrobust.analysis.probes import probe
 from mmrobust.analysis.similarity import similarities, summarise
-from mmrobust.build import Built
 from mmrobust.contracts import Batch, Noise, Outputs, Split, Stream, Streams, Task
+from mmrobust.contracts.randomness import generator
 from mmrobust.errors import CheckpointError, DataError, UsageError, nearest
 from mmrobust.measures import describe
+from mmrobust.model.assemble import Built
 from mmrobust.nn.attention import record
-from mmrobust.randomness import generator
 from mmrobust.robustness.evaluation import grid_of
 from mmrobust.robustness.sweep import BLOCK, blocks_of, noisy_blocks, restrict
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained

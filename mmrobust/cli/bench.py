@@ -33,7 +33,7 @@ def bench(
 
       mmrobust bench normtr model.width=256 --seconds 2 --json
     """
-    from mmrobust.bench import bench as measure
+    from mmrobust.benchmark import bench as measure
 
     result = measure(recipe, overrides or [], seconds=seconds, processes=not no_processes, quiet=quiet)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else str(result))

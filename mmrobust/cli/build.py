@@ -33,9 +33,9 @@ def build(
       mmrobust build recipes/normtr.yaml model.fusion.depth=4 --out build/normtr
     """
     from mmrobust import recipe as recipes
-    from mmrobust.build import build as assemble
-    from mmrobust.build import save
-    from mmrobust.summary import summarize
+    from mmrobust.model.assemble import build as assemble
+    from mmrobust.model.assemble import save
+    from mmrobust.model.summary import summarize
 
     built = assemble(recipes.load(recipe, overrides or []))
     summary = summarize(built)

@@ -114,8 +114,8 @@ def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) ->
     try:
         import torch
 
+        from mmrobust.accel.linear import explain_gemm
         from mmrobust.errors import UsageError
-        from mmrobust.nn.linear import explain_gemm
 
         machine = {"torch threads": str(torch.get_num_threads())}
         try:

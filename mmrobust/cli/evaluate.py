@@ -57,8 +57,8 @@ def report(
 
       mmrobust report runs/normtr --json
     """
-    from mmrobust.report import report as write
-    from mmrobust.study import is_study, render
+    from mmrobust.reports import report as write
+    from mmrobust.studies import is_study, render
 
     page = render(run, quiet=as_json).report if is_study(run) else write(run)
     if as_json:
@@ -88,7 +88,7 @@ def predict(
 
       mmrobust predict normtr_rml new.npz --out predictions.csv --seed 2
     """
-    from mmrobust.robustness import predict as apply
+    from mmrobust.inference.predict import predict as apply
     from mmrobust.training.folder import to_json
 
     result = apply(run, file, seed=seed, out=out, overrides=overrides or [])

@@ -42,7 +42,7 @@ def study(
 
       mmrobust study studies/depth train.epochs=10 --seeds 3 --jobs 2
     """
-    from mmrobust.study import run_study
+    from mmrobust.studies import run_study
 
     numbers = None if seeds is None else _seeds(seeds)
     result = run_study(recipe, overrides or [], runs=runs, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmrobust.accel.packing import Rows, joined
+from mmrobust.accel.varlen_attention import pays
 from mmrobust.contracts import Context, Fusion, Shape, Steps, Stream, Streams
 from mmrobust.errors import OptionError
-from mmrobust.nn.attention.ragged import pays
 from mmrobust.nn.layers import CrossBlock
-from mmrobust.nn.rows import Rows, joined
 
 Side = Literal["generic", "specific"]
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrobust.accel.packing import Rows
 from mmrobust.contracts import Context, Discriminator, Objective, Outputs, Part, Progress, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.gradient_reversal import ramp, reverse_gradient
 from mmrobust.nn.layers import mlp
-from mmrobust.nn.rows import Rows
 
 Schedule = Literal["constant", "ramp"]
 

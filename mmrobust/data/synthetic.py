@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from mmrobust.contracts import Batch, Dataset, Posterior, Shape, Split, Stream, Task
+from mmrobust.contracts.randomness import generator
 from mmrobust.errors import OptionError
-from mmrobust.randomness import generator
 
 # How sharply a modality's informative words follow polarity and intensity.
 _SHARPNESS = {"text": (1.5, 0.2), "audio": (0.2, 1.5), "vision": (0.7, 0.6)}

@@ -7,9 +7,9 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmrobust.accel.packing import Rows
+from mmrobust.accel.varlen_attention import ragged
 from mmrobust.nn.attention import attention, precisely
-from mmrobust.nn.attention.ragged import ragged
-from mmrobust.nn.rows import Rows
 
 
 def mlp(width: int, hidden: int, out: int, *, slope: float = 0.01, dropout: float = 0.0) -> nn.Sequential:

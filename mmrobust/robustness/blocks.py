@@ -1,7 +1,7 @@
 """Predictions of a block of samples, clean and under many draws of a noise.
 
 Noise that sets steps to zero costs its pattern and the fusion alone: what the model makes of single steps is made once
-for all noises, rates and draws (see `mmrobust.reuse`), and what a sample lost is predicted once, however many draws
+for all noises, rates and draws (see `mmrobust.accel.token_cache`), and what a sample lost is predicted once, however many draws
 took it away. Samples of like length share a forward pass, of one draw or several, and are cut to the longest of them.
 None of this changes a prediction, but for the order in which floats are added.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmrobust.accel.token_cache import TwoValued, two_valued
 from mmrobust.contracts import Batch, Noise, Stream, Streams
-from mmrobust.model import Model
-from mmrobust.reuse import TwoValued, two_valued
+from mmrobust.model.model import Model
 
 __all__ = ["Block", "Draws", "Tick"]
 

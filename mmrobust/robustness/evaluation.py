@@ -43,10 +43,10 @@ from torch import Tensor
 
 import mmrobust
 from mmrobust import files
-from mmrobust.build import Built, make_noise
 from mmrobust.contracts import Noise, Part
 from mmrobust.errors import CheckpointError, DataError, Problem, RecipeError, UsageError, nearest
 from mmrobust.measures import check, describe, measure_many, measures_of, primary
+from mmrobust.model.assemble import Built, make_noise
 from mmrobust.robustness import store
 from mmrobust.robustness.sweep import CLEAN, Grid, auilc, auilc_mean, restrict, sweep, sweep_limit
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained

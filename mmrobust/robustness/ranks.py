@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
 from mmrobust.robustness.distributions import range_quantile
 
 __all__ = ["Ranks", "critical_difference", "friedman", "rank"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmrobust.contracts import Task
+from mmrobust.contracts.randomness import generator
 from mmrobust.errors import MmrobustError
-from mmrobust.randomness import generator
 from mmrobust.robustness import store
 from mmrobust.robustness.additive import Additive, additive
 from mmrobust.robustness.sweep import CLEAN, auilc

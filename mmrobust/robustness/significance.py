@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
 from mmrobust.robustness.distributions import normal_tail, quantile, two_sided
 
 __all__ = ["Difference", "holm", "interval", "paired", "seeds_needed"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmrobust.contracts import Batch, Dataset, Noise, Posterior, Split
+from mmrobust.contracts.randomness import generator
 from mmrobust.measures import limit, measures_of
-from mmrobust.randomness import generator
 from mmrobust.robustness.blocks import Block, Draws, Tick
 
 __all__ = ["CLEAN", "Grid", "auilc", "auilc_mean", "blocks_of", "noisy_blocks", "restrict", "sweep", "sweep_limit"]

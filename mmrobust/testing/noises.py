@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmrobust import registry
 from mmrobust.contracts import Batch, Rate, Stream
+from mmrobust.contracts.randomness import generator
 from mmrobust.errors import OptionError
-from mmrobust.randomness import generator
 from mmrobust.testing.subject import Blocked, Failed, NotApplicable, Subject, quiet_random, told
 from mmrobust.testing.surroundings import Surroundings
 

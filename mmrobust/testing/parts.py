@@ -17,10 +17,10 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from mmrobust.accel.packing import Kept
 from mmrobust.contracts import Outputs, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.attention import BACKENDS, Unusable, use_attention
-from mmrobust.nn.rows import Kept
 from mmrobust.testing.subject import (
     Failed,
     NotApplicable,

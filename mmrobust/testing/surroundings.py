@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmrobust.build import part_builder
 from mmrobust.contracts import (
     Batch,
     Context,
@@ -26,8 +25,9 @@ from mmrobust.contracts import (
     Streams,
     Task,
 )
-from mmrobust.learning import run_views
-from mmrobust.model import Model
+from mmrobust.model.assemble import part_builder
+from mmrobust.model.learning import run_views
+from mmrobust.model.model import Model
 
 #: Not text, audio and video: a component that knows those names is found out.
 NAMES = ("speech", "face", "words", "pulse", "gaze", "breath", "skin", "heart")

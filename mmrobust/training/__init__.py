@@ -15,8 +15,8 @@ import torch
 
 from mmrobust import files
 from mmrobust import recipe as recipes
-from mmrobust.build import Built, build
 from mmrobust.errors import CheckpointError, DivergedError, InterruptedRun, UsageError, WriteError
+from mmrobust.model.assemble import Built, build
 from mmrobust.training.checkpoint import Checkpoints, State, load_weights
 from mmrobust.training.folder import RunFolder, environment
 from mmrobust.training.loop import (
@@ -32,7 +32,7 @@ from mmrobust.training.loop import (
 )
 from mmrobust.training.processes import ChildError, fit_in_processes, only_here, share
 from mmrobust.training.progress import Meter
-from mmrobust.training.together import fit_together, unstackable
+from mmrobust.training.stacked import fit_together, unstackable
 
 if TYPE_CHECKING:
     from mmrobust.contracts import Dataset

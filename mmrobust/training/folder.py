@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrobust import files
+from mmrobust.accel.processor import processor
 from mmrobust.errors import MmrobustError, UsageError, nearest
-from mmrobust.processor import processor
 
 try:
     import fcntl
@@ -225,7 +225,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
     import mmrobust
     from mmrobust import registry
-    from mmrobust.nn.linear import gemm
+    from mmrobust.accel.linear import gemm
 
     used = {spec.distribution: spec.version for spec in registry.catalogue().all()}
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from mmrobust import measures
-from mmrobust.allocator import keep_freed_memory
+from mmrobust.accel.allocator import keep_freed_memory
+from mmrobust.accel.processor import processor
 from mmrobust.contracts import Context, Progress, Split, Stream
+from mmrobust.contracts.randomness import derive, generator
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, MmrobustError, Problem, RecipeError
-from mmrobust.processor import processor
-from mmrobust.randomness import derive, generator
 from mmrobust.training.checkpoint import Checkpoints, State, restore
 from mmrobust.training.folder import RunFolder
 from mmrobust.training.progress import Meter, duration
@@ -34,7 +34,7 @@ from mmrobust.training.schedule import factor
 from mmrobust.training.step import Learner, Trained
 
 if TYPE_CHECKING:
-    from mmrobust.build import Built
+    from mmrobust.model.assemble import Built
     from mmrobust.recipe import Recipe
 
 __all__ = ["Interrupt", "choose_device", "fit", "interruptible", "predict_split", "resident"]

@@ -31,8 +31,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mmrobust import errors, registry
 from mmrobust import recipe as recipes
-from mmrobust.build import build
 from mmrobust.errors import DivergedError, InterruptedRun, MmrobustError
+from mmrobust.model.assemble import build
 from mmrobust.training.checkpoint import State
 from mmrobust.training.folder import RunFolder, to_json
 from mmrobust.training.loop import Interrupt, fit

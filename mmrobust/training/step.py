@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mmrobust.accel.graphs import Graphed
 from mmrobust.contracts import Batch, Objective, Outputs, Progress
-from mmrobust.learning import Learning
-from mmrobust.model import Model
-from mmrobust.training.graphs import Graphed
+from mmrobust.model.learning import Learning
+from mmrobust.model.model import Model
 
 if TYPE_CHECKING:
     from mmrobust.recipe import TrainSettings

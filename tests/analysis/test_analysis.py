@@ -13,7 +13,7 @@ import torch
 import mmrobust
 from mmrobust.analysis import analyze
 from mmrobust.errors import CheckpointError, MmrobustError, UsageError
-from mmrobust.report import report
+from mmrobust.reports import report
 from mmrobust.robustness import evaluate
 from mmrobust.training import load_trained, train
 

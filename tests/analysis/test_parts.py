@@ -14,8 +14,8 @@ from mmrobust.analysis.attention import erased_mass, layout, relative, shrink
 from mmrobust.analysis.probes import fit, probe
 from mmrobust.analysis.similarity import GRID, bandwidth, density, similarities, summarise
 from mmrobust.contracts import Stream, Task
+from mmrobust.contracts.randomness import generator
 from mmrobust.nn.attention import weights as softmax_weights
-from mmrobust.randomness import generator
 
 torch.set_num_threads(1)
 RANDOM = lambda *path: generator(0, "tests", "analysis", *path)

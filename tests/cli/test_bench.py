@@ -54,7 +54,7 @@ def test_the_function_shows_a_table() -> None:
 
 
 def test_seeds_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = importlib.import_module("mmrobust.bench")
+    part = importlib.import_module("mmrobust.benchmark")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # this test's own steps stay on one
     found = mmrobust.bench("normtr", SMALL, seconds=0.2, quiet=True)
     assert found.processes == 2 and found.seeds is not None and 0.1 < found.seeds < 20
@@ -85,7 +85,7 @@ def test_interrupted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     def pressed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(importlib.import_module("mmrobust.bench"), "build", pressed)
+    monkeypatch.setattr(importlib.import_module("mmrobust.benchmark"), "build", pressed)
     assert main(["bench", "normtr", *SMALL]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted; nothing was kept"
 

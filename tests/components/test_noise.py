@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmrobust import registry
-from mmrobust.build import part_builder
 from mmrobust.components.noise import (
     LNLN,
     MMSA,
@@ -36,6 +35,7 @@ from mmrobust.components.noise import (
 from mmrobust.contracts import Batch, Context, Noise, Part, Rate, Shape, Stream, Task
 from mmrobust.data.synthetic import SyntheticAffect
 from mmrobust.errors import OptionError
+from mmrobust.model.assemble import part_builder
 
 
 def context(**features: Shape) -> Context:

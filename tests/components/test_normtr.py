@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrobust.build import part_builder
+from mmrobust.accel.packing import Rows
 from mmrobust.components.discriminator import Linear as Discriminator
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
@@ -18,7 +18,7 @@ from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, Tas
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
 from mmrobust.errors import OptionError
-from mmrobust.nn.rows import Rows
+from mmrobust.model.assemble import part_builder
 
 RAW = {"text": Shape(7, 6), "audio": Shape(3, 4), "vision": Shape(5, 1)}
 HALF = {m: Shape(8, shape.length) for m, shape in RAW.items()}

@@ -12,8 +12,8 @@ import pytest
 
 import mmrobust
 from mmrobust import recipe, registry
-from mmrobust.build import build
 from mmrobust.cli.plugins import describe
+from mmrobust.model.assemble import build
 
 PAGE = (Path(__file__).parents[2] / "docs" / "noise.md").read_text("utf-8")
 SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

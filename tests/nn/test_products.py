@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmrobust.accel.varlen_attention import ragged
 from mmrobust.nn.attention import attention, products, record, watch
 from mmrobust.nn.attention.products import NARROW, bmm, packed
-from mmrobust.nn.attention.ragged import ragged
 
 
 def inputs(s: int, t: int, d: int) -> list[Tensor]:
@@ -68,7 +68,7 @@ def test_samples_that_attend_one_after_the_other_are_watched_and_take_it_too() -
 
 
 def test_samples_that_are_too_long_for_the_cache_are_cut_by_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmrobust.nn.attention.ragged.AT_A_TIME", 500)
+    monkeypatch.setattr("mmrobust.accel.varlen_attention.AT_A_TIME", 500)
     query, key, value = (torch.randn(n, 2, 8, dtype=torch.float64, requires_grad=True) for n in (40, 50, 50))
     with watch() as cases:
         out = ragged(query, key, value, [10, 30], [20, 30])

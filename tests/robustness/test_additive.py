@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmrobust.contracts import Task
-from mmrobust.measures import _REAL, _TABLE, measure_many, measures_of
+from mmrobust.measures import measure_many, measures_of
+from mmrobust.measures.scores import _REAL, _TABLE
 from mmrobust.robustness.additive import additive
 
 EMOTIONS = ("calm", "joy", "anger")

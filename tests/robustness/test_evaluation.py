@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mmrobust import recipe as recipes
-from mmrobust.build import build
 from mmrobust.errors import CheckpointError, DataError, MmrobustError, RecipeError, UsageError, WriteError
 from mmrobust.measures import measure
+from mmrobust.model.assemble import build
 from mmrobust.robustness import evaluate
 from mmrobust.robustness.evaluation import summary
 from mmrobust.robustness.store import read

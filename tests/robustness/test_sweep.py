@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmrobust import recipe as recipes
-from mmrobust.build import Built, build
 from mmrobust.components.noise import MMSA, FrameDrop, WindowErase
 from mmrobust.contracts import Batch, Noise, Outputs, Rate, Split, Stream, Streams
-from mmrobust.model import Model
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
+from mmrobust.model.assemble import Built, build
+from mmrobust.model.model import Model
 from mmrobust.robustness import Grid, auilc, auilc_mean, sweep, sweep_limit
 from mmrobust.robustness.sweep import BLOCK, restrict
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from mmrobust import recipe as recipes
-from mmrobust.build import build
+from mmrobust.model.assemble import build
 from mmrobust.training import train
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}

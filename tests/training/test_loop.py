@@ -8,8 +8,8 @@ import torch
 
 from mmrobust import measures
 from mmrobust import recipe as recipes
-from mmrobust.build import build
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, RecipeError, UsageError
+from mmrobust.model.assemble import build
 from mmrobust.training import Interrupt, Run, RunFolder, Trainer, fit, load_trained, train
 from mmrobust.training.loop import choose_device, predict_split, slow_precision
 

@@ -8,11 +8,11 @@ import torch
 from torch.utils import _pytree as pytree
 
 from mmrobust import recipe as recipes
-from mmrobust.build import build
+from mmrobust.accel.graphs import Graphed, _apart
 from mmrobust.contracts import Progress
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
+from mmrobust.model.assemble import build
 from mmrobust.training import RunFolder, Trainer, train
-from mmrobust.training.graphs import Graphed, _apart
 from mmrobust.training.loop import own_randomness
 from mmrobust.training.step import first_line
 

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrobust import recipe as recipes
-from mmrobust.build import build
 from mmrobust.contracts import Progress
+from mmrobust.model.assemble import build
 
 SMALL = ["data.train=16", "data.valid=4", "data.test=4", "data.length=8", "model.width=32"]
 

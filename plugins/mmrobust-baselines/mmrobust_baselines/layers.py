@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 import torch
+from mmrobust.accel.packing import Rows
 from mmrobust.contracts import Context, Shape, Stream, eager
 from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
-from mmrobust.nn.rows import Rows
 from torch import Tensor, nn
 
 T = TypeVar("T")

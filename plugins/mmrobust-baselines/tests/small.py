@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from mmrobust.build import part_builder
 from mmrobust.contracts import Batch, Context, Dataset, Outputs, Progress, Shape, Split, Stream, Streams, Task
+from mmrobust.model.assemble import part_builder
 
 REGRESSION = Task("regression", 1, "mosi", -3.0, 3.0)
 CLASSES = Task("classification", 3, "classification")

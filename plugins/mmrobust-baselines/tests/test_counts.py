@@ -10,8 +10,8 @@ import math
 
 import pytest
 from mmrobust import recipe as recipes
-from mmrobust.build import Built, build
 from mmrobust.contracts import Shape
+from mmrobust.model.assemble import Built, build
 from small import REGRESSION, made_up
 
 MOSI = {"text": Shape(768, 50), "audio": Shape(5, 50), "vision": Shape(20, 50)}

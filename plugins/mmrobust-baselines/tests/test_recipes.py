@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from mmrobust import recipe as recipes
-from mmrobust.build import Built, build
 from mmrobust.contracts import Batch, Progress, Shape, Stream, Task
-from mmrobust.randomness import generator
+from mmrobust.contracts.randomness import generator
+from mmrobust.model.assemble import Built, build
 from small import made_up
 from torch import nn
 

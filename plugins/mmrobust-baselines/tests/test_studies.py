@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from mmrobust import recipe as recipes
-from mmrobust.build import build
 from mmrobust.contracts import Progress
+from mmrobust.model.assemble import build
 
 TINY = [
     "data.train=12", "data.valid=6", "data.test=6", "data.length=8", "data.text=6", "data.audio=4", "data.vision=4",
