@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mmrobust.contracts import Dataset, Shape, Split, Stream, Task
+from mmrobust.data.preparation import Preparation
 from mmrobust.errors import DataError, OptionError, nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -62,27 +63,6 @@ class Contents:
     tables: dict[str, Table]
     task: Task | None
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What was done to the training data and must be done to new data for the same model; plain enough for JSON.
-
-    Attributes:
-        task: `contracts.Task` as a dict.
-        width: Of each modality.
-        length: Most steps of each modality.
-        mean: Of each feature over the real steps of the training split; absent where not standardised.
-        std: The standard deviation, likewise.
-        fill: What replaces a value that is not finite, for each feature; absent where nothing does.
-    """
-
-    task: dict[str, Any]
-    width: dict[str, int]
-    length: dict[str, int]
-    mean: dict[str, list[float]] = field(default_factory=dict)
-    std: dict[str, list[float]] = field(default_factory=dict)
-    fill: dict[str, list[float]] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -289,10 +269,8 @@ class FileDataset(Dataset):
         tables = list(contents.tables.items())
         tables.sort(key=lambda item: item[0] != "train")  # statistics come from it, so it goes first
         parts: dict[str, dict[str, Stream]] = {split: {} for split, _ in tables}
-        mean: dict[str, list[float]] = {}
-        std: dict[str, list[float]] = {}
-        fill: dict[str, list[float]] = {}
         given = self._given
+        mean, std, fill = ({}, {}, {}) if given is None else (given.mean, given.std, given.fill)
         for m in order:
             for split, table in tables:
                 x, mask, times = _shorten(
@@ -307,17 +285,16 @@ class FileDataset(Dataset):
                         mean[m], std[m] = first[0].tolist(), first[1].tolist()
                     if replace_nonfinite is not None:
                         fill[m] = (first[0] if replace_nonfinite == "mean" else 0 * first[0]).tolist()
-                source = given or Preparation({}, {}, {}, mean, std, fill)
                 if bad is not None:
-                    x[bad] = np.broadcast_to(np.asarray(source.fill[m], x.dtype), x.shape)[bad]
-                if m in source.mean:
-                    x = _standardized(x, np.asarray(source.mean[m]), np.asarray(source.std[m]))
+                    x[bad] = np.broadcast_to(np.asarray(fill[m], x.dtype), x.shape)[bad]
+                if m in mean:
+                    x = _standardized(x, np.asarray(mean[m]), np.asarray(std[m]))
                     _clear_padding(x, mask)
                 parts[split][m] = Stream(torch.from_numpy(x), torch.from_numpy(mask), times)
 
-        task = Task(**given.task) if given is not None else contents.task
+        task = given.task if given is not None else contents.task
         assert task is not None
-        self.task = task if not isinstance(task.names, list) else Task(**{**asdict(task), "names": tuple(task.names)})
+        self.task = task
         kind = torch.float32 if self.task.kind == "regression" else torch.int64
         self.splits = {
             split: Split(
@@ -334,7 +311,7 @@ class FileDataset(Dataset):
             notes.append(f"{', '.join(scaled)}: standardised by the training split's real steps")
         self.notes = tuple(notes)
         self.preparation = given or Preparation(
-            asdict(self.task), {m: s.width for m, s in self.modalities.items()}, lengths, mean, std, fill
+            tuple(order), task, {m: s.width for m, s in self.modalities.items()}, lengths, how, mean, std, fill
         )
 
     @abstractmethod
@@ -355,7 +332,7 @@ class FileDataset(Dataset):
         if len(set(order)) < len(order):
             raise OptionError("modalities", f"a modality is named twice: {', '.join(order)}")
         if self._given is not None:
-            order = list(self._given.width)
+            order = list(self._given.modalities)
         for split, table in contents.tables.items():
             for m in order:
                 if m not in table.features:

@@ -6,7 +6,6 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -378,7 +377,8 @@ def test_new_features_are_prepared_as_the_training_data_was(tmp_path: Path) -> N
             torch.testing.assert_close(split.features[m].x, stream.x)
             assert torch.equal(split.features[m].mask, stream.mask)
     # What a run keeps is enough: the training data may be gone.
-    kept = Preparation(**json.loads(json.dumps(asdict(dataset.preparation))))
+    kept = Preparation.from_dict(json.loads(json.dumps(dataset.preparation.to_dict())))
+    assert kept == dataset.preparation
     options["path"].unlink()
     again = open_features(part, path, preparation=kept)
     assert again.task == dataset.task
