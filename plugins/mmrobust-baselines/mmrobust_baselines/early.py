@@ -18,11 +18,11 @@ class EarlyLSTM(Fusion):
     The baseline of, e.g., Williams et al. (2018), "Recognizing emotions in video using multimodal DNN feature fusion",
     x_t = [x_t^1; ...; x_t^M]. It has no one paper; that of MMSA (Mao et al., 2022) normalises the
     concatenation (over the batch there, by layer here), stacks LSTMs, and reads the last state. Needs aligned
-    modalities; how others are made to fit is `unaligned` (MMSA learns a linear map between step numbers, which cannot
+    modalities; how others are resampled is `unaligned` (MMSA learns a linear map between step numbers, which cannot
     see padding).
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Units.
         layers: LSTMs one on the other.
         dropout: Share dropped between layers in training.

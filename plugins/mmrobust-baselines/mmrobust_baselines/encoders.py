@@ -9,7 +9,7 @@ from mmrobust.contracts import Context, Encoder, Shape, Stream, Streams
 from mmrobust.errors import OptionError
 from torch import nn
 
-from mmrobust_baselines.layers import ACTIVATIONS, Activation, Dropout, perceptron
+from mmrobust_baselines.layers import ACTIVATIONS, Activation, perceptron
 from mmrobust_baselines.recurrent import Recurrent
 
 
@@ -21,7 +21,7 @@ class LSTM(Encoder):
     of all layers side by side: `stacked: true`) and Self-MM.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Units of each direction; None for `model.width`, `input` for as many as the modality has features (as
             MISA's release has them).
         layers: Networks one on the other.
@@ -69,7 +69,7 @@ class LSTM(Encoder):
             after: list[nn.Module] = [nn.Linear(width, out), ACTIVATIONS[activation]()] if out else []
             after += [nn.LayerNorm(out or width)] if norm else []
             self.networks[m] = network
-            self.after[m] = nn.Sequential(*after, Dropout(dropout))
+            self.after[m] = nn.Sequential(*after, nn.Dropout(dropout))
             self.shapes[m] = Shape(out or width, shape.length if pool == "none" else 1)
         self.pool, self.stacked = pool, stacked
 
@@ -93,7 +93,7 @@ class PooledMLP(Encoder):
     (`norm`), so that features of very different sizes do no harm.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Width of the layers; None for `model.width`.
         depth: Number of layers; 0 for the mean itself.
         norm: Whether the mean is layer-normalised (`before`), or what comes out (`after`, as in MISA's release).
@@ -134,7 +134,7 @@ class Conv1d(Encoder):
     papers leave open.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         kernel: Steps that a convolution sees; odd.
         bias: Whether it has a bias.
         dropout: Share of the features dropped before it in training.
@@ -153,11 +153,11 @@ class Conv1d(Encoder):
                 for m, shape in context.features.items()
             }
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.shapes = {m: Shape(context.width, shape.length) for m, shape in context.features.items()}
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
         return {
             m: stream.map(lambda x, m=m: self.layers[m](self.dropout(x).transpose(1, 2)).transpose(1, 2)).zeroed()
-            for m, stream in ((m, stream.zeroed()) for m, stream in streams.items())
+            for m, stream in streams.items()
         }

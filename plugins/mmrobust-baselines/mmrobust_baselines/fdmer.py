@@ -1,13 +1,13 @@
 """FDMER: Yang, Huang, Kuang, Du, Zhang (2022), "Disentangled representation learning for multimodal emotion
 recognition".
 
-Common and private encoders (the toolkit's `shared_mlp` and `per_modality_mlp`, or MISA's dense layers) are told apart
+Common and private encoders (the toolkit's `shared_mlp` and `per_modality_mlp`, or MISA's dense layers) are separated
 by an adversary (the toolkit's `modality_adversary` with `explain: none` and `train_specific: true`: the discriminator
 names the modality, of common features behind a gradient reversal layer, and of private ones as they are), kept
 different by HSIC (`hsic`) and the common ones alike by `consistency`; a cross-modal attention over all of them (MISA's
 `six_tokens`) makes the prediction.
 
-The paper's text was not at hand, and no code of it was found, the authors' or another's; what is here follows its
+The paper's text was not at hand, and no code of it is public, as far as we know; what is here follows its
 abstract and the NORM-TR paper's and later papers' descriptions. The abstract has a common encoder and private ones, a
 discriminator of modalities that guides both kinds adversarially, constraints of consistency and disparity by losses of
 their own, and a cross-modal attention that learns adaptive weights. How it was read, for it does not say:
@@ -52,7 +52,7 @@ class HSIC(Objective):
     batch's pooled features, each vector of length one (so that features cannot become independent by vanishing).
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
 
     Raises:
         OptionError: Generic or specific features are not there for each modality.
@@ -80,7 +80,7 @@ class Consistency(Objective):
     S_a - S_b.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
 
     Raises:
         OptionError: There are fewer than two generic streams.

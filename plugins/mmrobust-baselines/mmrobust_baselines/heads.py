@@ -5,21 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from mmrobust.contracts import Context, Head, Stream, eager
+from mmrobust.contracts import Context, Head, Stream
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Dropout, last, perceptron, read_width
+from mmrobust_baselines.layers import last, perceptron, read_width
 
 Pool = Literal["mean", "last"]
 
 
 def pooled(stream: Stream, pool: Pool) -> Tensor:
     """One vector for each sample, `b d`."""
-    if stream.x.shape[1] == 1:
-        # TFN's product is wide, and seldom is anything of it padding.
-        whole = stream.mask.device.type == "cpu" and eager() and bool(stream.mask.all())
-        return (stream if whole else stream.zeroed()).x.squeeze(1)
     return stream.mean() if pool == "mean" else last(stream)
 
 
@@ -29,7 +25,7 @@ class MLP(Head):
     Maps `b s d` to `b c`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Width of the hidden layers; None for the input's.
         depth: Number of hidden layers.
         dropout: Share dropped before each hidden layer in training.
@@ -72,7 +68,7 @@ class ResidualMLP(Head):
     Maps `b s d` to `b c`. The paper says "passed through fully-connected layers".
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         dropout: Share of hidden values dropped in training.
         pool: `mean` of the real steps, or the `last` one.
     """
@@ -80,7 +76,7 @@ class ResidualMLP(Head):
     def __init__(self, context: Context, *, dropout: float = 0.0, pool: Pool = "mean") -> None:
         super().__init__(context)
         width, outputs = read_width(context)
-        self.hidden = nn.Sequential(nn.Linear(width, width), nn.ReLU(), Dropout(dropout), nn.Linear(width, width))
+        self.hidden = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(width, width))
         self.linear = nn.Linear(width, outputs)
         self.pool: Pool = pool
 
@@ -95,7 +91,7 @@ class Given(Head):
     Maps `b s c` to `b c`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
 
     Raises:
         OptionError: The fused stream has another width than the prediction.

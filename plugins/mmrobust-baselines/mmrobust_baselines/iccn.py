@@ -16,8 +16,6 @@ from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Sh
 from mmrobust.errors import OptionError, nearest
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Dropout
-
 VIEWS = "cca_views"
 
 
@@ -32,7 +30,7 @@ class OuterCNN(Fusion):
     between them, so that any width fits, and a linear layer.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         pivot: The modality that is multiplied with every other one, the paper's text; None for the first.
         channels: Channels of the first convolution; the second has twice as many.
         grid: Rows and columns kept by the maximum.
@@ -78,7 +76,7 @@ class OuterCNN(Fusion):
                 for m in others
             }
         )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.shape = Shape(shapes[self.pivot].width + out * len(others), 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
@@ -125,7 +123,7 @@ class CCA(Objective):
     for the plain sum). The paper alternates between this loss and the task's; here they are added.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         ridge: What keeps covariances invertible: batches are often smaller than the vectors are wide.
         scale: Whether the loss is divided by the number of correlations, so that it lies between -1 and 0.
     """

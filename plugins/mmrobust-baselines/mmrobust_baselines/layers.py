@@ -8,8 +8,7 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 import torch
-from mmrobust.accel.packing import Rows
-from mmrobust.contracts import Context, Shape, Stream, eager
+from mmrobust.contracts import Context, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
@@ -25,21 +24,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 Activation = Literal["relu", "tanh", "sigmoid", "none"]
 
 
-class Dropout(nn.Dropout):
-    """Torch's dropout, with masks drawn as 16 random bits a value on a CPU: several times faster than one by one.
-
-    The share is then a multiple of 2^-16.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or input.device.type != "cpu" or not eager():
-            return super().forward(input)
-        words = torch.empty((input.numel() + 3) // 4, dtype=torch.int64, device=input.device).random_(-(2**63), None)
-        bits = words.view(torch.int16)[: input.numel()].view(input.shape)
-        keep = (bits >= round(self.p * 2**16) - 2**15).to(input.dtype)
-        return input * keep.mul_(1 / (1 - self.p) if self.p < 1 else 0)
-
-
 def joined(generic: Mapping[str, T], specific: Mapping[str, T]) -> dict[str, T]:
     """Generic and specific entries in one dict; keys are `generic_<key>` and `specific_<key>`."""
     return {f"generic_{k}": v for k, v in generic.items()} | {f"specific_{k}": v for k, v in specific.items()}
@@ -53,8 +37,8 @@ def common_width(shapes: Mapping[str, Shape], what: str) -> int:
     """
     widths = {shape.width for shape in shapes.values()}
     if len(widths) != 1:
-        told = ", ".join(f"{key} {shape.width}" for key, shape in shapes.items())
-        raise OptionError("use", f"needs {what} of one width, but they have {told}")
+        widths_of = ", ".join(f"{key} {shape.width}" for key, shape in shapes.items())
+        raise OptionError("use", f"needs {what} of one width, but they have {widths_of}")
     return widths.pop()
 
 
@@ -74,14 +58,11 @@ def pick(x: Tensor, steps: Tensor) -> Tensor:
     return x.gather(1, steps.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def end(mask: Tensor) -> Tensor:
-    """The number of each sample's last real step, `b`, from `b t`; 0 where it has none."""
-    return torch.where(mask, torch.arange(mask.shape[1], device=mask.device), 0).amax(1)
-
-
 def last(stream: Stream) -> Tensor:
     """The last real step, `b d`; zero where a sample has none."""
-    x = pick(stream.x, end(stream.mask).unsqueeze(1)).squeeze(1)
+    place = torch.arange(stream.mask.shape[1], device=stream.mask.device)
+    end = torch.where(stream.mask, place, 0).amax(1, keepdim=True)
+    x = pick(stream.x, end).squeeze(1)
     return x.masked_fill(~stream.mask.any(1, keepdim=True), 0)
 
 
@@ -158,7 +139,7 @@ def sinusoids(steps: int, width: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block with ReLU; keys and values are normalised by the query's own layer norm.
+    """A pre-norm Transformer block with ReLU; query, keys and values go through one layer norm.
 
     Args:
         width: Size of a step.
@@ -174,26 +155,12 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.norm_feed = nn.LayerNorm(width)
         hidden = round(width * ratio)
-        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(True), Dropout(dropout), nn.Linear(hidden, width))
-        self.dropout = Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, source: Tensor | None, mask: Tensor | None, rows: Rows | None = None, keys: Rows | None = None
-    ) -> Tensor:
-        """What has listened.
-
-        Args:
-            x: `b s d`, or the rows of it, `n d`; so is what comes out.
-            source: What is heard, `b t d` or the rows of it; None for `x` itself.
-            mask: The real steps of what is heard, `b t`.
-            rows: How `x` is packed; None for not at all.
-            keys: The same of what is heard.
-        """
-        rows, keys = rows or Rows(), keys or Rows()
-        query = self.norm(x)
-        key_value = self.attention.key_value(query if source is None else self.norm(source))
-        whole = Rows(mask, packed=False)
-        x = x + self.dropout(self.attention.attend(self.attention.query(query), keys.unpack(key_value), rows, whole))
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+        """Maps `x` `b s d`, which attends to `source` `b t d` with real steps `mask` `b t`, to `b s d`."""
+        x = x + self.dropout(self.attention(self.norm(x), self.norm(source), mask))
         return x + self.dropout(self.feed(self.norm_feed(x)))
 
 
@@ -209,7 +176,6 @@ class Transformer(nn.Module):
         dropout: Share dropped on each residual branch in training.
         embed_dropout: Share of the positioned input dropped in training.
         backend: Attention backend.
-        scale: Whether values are multiplied by the root of the width before positions are added.
     """
 
     positions: Tensor
@@ -225,52 +191,32 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
         embed_dropout: float = 0.0,
         backend: str = "auto",
-        scale: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, heads, ratio, dropout, backend) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.dropout = Dropout(embed_dropout)
-        self.scale = width**0.5 if scale else 1.0
+        self.dropout = nn.Dropout(embed_dropout)
+        self.scale = width**0.5
         self.register_buffer("positions", sinusoids(length, width), persistent=False)
 
-    def _placed(self, x: Tensor) -> Tensor:
-        return self.dropout(self.scale * x + self.positions[: x.shape[1]])
+    def forward(self, query: Stream, source: Stream | None = None) -> Stream:
+        """Maps `query` `b s d`, which attends to `source` `b t d` or, without one, to itself, to `b s d`."""
+        x = self._embed(query)
+        key_value = None if source is None else self._embed(source)
+        mask = query.mask if source is None else source.mask
+        for block in self.blocks:
+            x = block(x, x if key_value is None else key_value, mask)
+        return replace(query, x=self.norm(x))
 
-    def forward(
-        self,
-        x: Tensor,
-        source: Tensor | None,
-        mask: Tensor | None,
-        wanted: Tensor | None = None,
-        real: Tensor | None = None,
-    ) -> Tensor:
-        """`x` reading something else, or itself.
-
-        Args:
-            x: `b s d`.
-            source: What is read, `b t d`; None for `x` itself.
-            mask: The real steps of what is read, `b t`.
-            wanted: The steps `b k` that come out; the last block then works on these alone. None for all.
-            real: The real steps of `x`, `b s`; others come out as anything. None for all, or where `x` reads itself.
-        """
-        rows = Rows.where(mask if source is None else real)
-        keys = rows if source is None else Rows.where(mask)
-        x = rows.pack(self._placed(x))
-        source = None if source is None else keys.pack(self._placed(source))
-        for i, block in enumerate(self.blocks):
-            if wanted is not None and i == len(self.blocks) - 1:
-                x, source = pick(rows.unpack(x), wanted), x if source is None else source
-                rows = Rows()
-            x = block(x, source, mask, rows, keys)
-        return rows.unpack(self.norm(x))
+    def _embed(self, stream: Stream) -> Tensor:
+        return self.dropout(self.scale * stream.x + self.positions[: stream.x.shape[1]])
 
 
 def perceptron(width: int, hidden: int, depth: int, dropout: float, activation: Activation = "relu") -> nn.Sequential:
     """`depth` layers of one width: dropout, linear, activation."""
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [Dropout(dropout), nn.Linear(width if i == 0 else hidden, hidden), ACTIVATIONS[activation]()]
+        layers += [nn.Dropout(dropout), nn.Linear(width if i == 0 else hidden, hidden), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers)
 
 

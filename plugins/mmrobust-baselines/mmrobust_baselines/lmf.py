@@ -25,7 +25,7 @@ class LowRank(Fusion):
     mean squares, whatever the rank and the widths are.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         rank: Number r of terms; the paper searches 1 to 16.
         out: Width of the output; None for the number of outputs of the task, so that the head is `given`.
     """

@@ -31,7 +31,7 @@ JOINTS = "translation_joints"
 
 
 def _translated(context: Context, source: str, targets: list[str] | None) -> tuple[str, ...]:
-    """The targets in order: as told, or as the data has them."""
+    """The targets in order: as the option has them, or as the data has them."""
     others = tuple(m for m in context.modalities if m != source)
     if targets is None:
         return others
@@ -55,13 +55,13 @@ class TranslationChain(Fusion):
     first and into audio then, where data in MMSA's layout comes with audio first: `targets: [vision, audio]`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         source: The modality that is translated; None for the first. It is read from the specific features, or the
             generic ones where there are no specific.
         hidden: Units of each network.
         layers: Networks one on the other in each encoder.
-        targets: The other modalities in the order of translation; None for the data's. The objective `translation` has
-            to be told the same.
+        targets: The other modalities in the order of translation; None for the data's. The objective
+            `translation` needs the same.
         bidirectional: Whether encoders also read backwards; the joint representation is the sum.
         read: What comes out of the network that reads the last joint representation: its `last` state, or all states
             weighed by `attention`.
@@ -118,10 +118,10 @@ class TranslationChain(Fusion):
 
 
 class Decoder(nn.Module):
-    """A GRU that attends to the joint representation and hears its own last output.
+    """A GRU that attends to the joint representation and reads its own last output.
 
-    The authors' decoder is an LSTM cell that attends by a linear layer on each state beside its own and hears no
-    output; MMSA's is an LSTM over one step at a time, which hears the true last step, at test time too.
+    The authors' decoder is an LSTM cell that attends by a linear layer on each state beside its own and reads no
+    output; MMSA's is an LSTM over one step at a time, which reads the true last step, at test time too.
 
     Args:
         joint: Width of the joint representation.
@@ -138,19 +138,19 @@ class Decoder(nn.Module):
         self.backend = backend
 
     def forward(self, joint: Stream, steps: int) -> Tensor:
-        """Makes `steps` steps of the target, `b t d`."""
+        """The first `steps` steps of the target, `b t d`."""
         source = joint.zeroed().x.unsqueeze(1)
         b = source.shape[0]
         state = source.new_zeros(b, self.cell.hidden_size)
         x = source.new_zeros(b, self.out.out_features)
-        made = []
+        outputs = []
         for _ in range(steps):
             query = self.query(state).view(b, 1, 1, -1)
-            heard = attention(query, source, source, joint.mask, self.backend).view(b, -1)
-            state = self.cell(torch.cat([heard, x], -1), state)
+            attended = attention(query, source, source, joint.mask, self.backend).view(b, -1)
+            state = self.cell(torch.cat([attended, x], -1), state)
             x = self.out(state)
-            made.append(x)
-        return torch.stack(made, 1)
+            outputs.append(x)
+        return torch.stack(outputs, 1)
 
 
 class Translation(Objective):
@@ -160,13 +160,13 @@ class Translation(Objective):
     the source (cyclic); the costs are mean square errors over the real steps of the features before any noise. The
     loss is the sum of L_t over targets plus `cycle` times L_c.
 
-    How it was read: decoders attend to the joint representation and hear their own last output in training as at test
+    How it was read: decoders attend to the joint representation and read their own last output in training as at test
     time; the way back has networks of its own, for modalities differ in width, where both public codes pad all of them
     with zeros to the widest and go back through the same encoder and decoder; only the first translation is cyclic, as
     in both.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Units of the decoders.
         cycle: Factor of L_c.
         source: The modality that the fusion translates; None for the first.
@@ -210,16 +210,16 @@ class Translation(Objective):
         joints = out.notes[JOINTS]["joints"]
         loss = torch.zeros((), device=out.prediction.device)
         for i, (m, decoder) in enumerate(self.decoders.items()):
-            made = decoder(joints[m], clean[m].x.shape[1])
-            loss = loss + _error(made, clean[m])
+            decoded = decoder(joints[m], clean[m].x.shape[1])
+            loss = loss + _error(decoded, clean[m])
             if i == 0:
-                back, _ = self.back(Stream(made, clean[m].mask))
+                back, _ = self.back(Stream(decoded, clean[m].mask))
                 source = clean[self.source]
                 loss = loss + self.cycle * _error(self.home(back, source.x.shape[1]), source)
         return loss
 
 
-def _error(made: Tensor, wanted: Stream) -> Tensor:
+def _error(decoded: Tensor, target: Stream) -> Tensor:
     """Mean square error over real steps."""
-    error = (made - wanted.x).square().mean(-1)
-    return (error * wanted.mask).sum() / wanted.mask.sum().clamp(min=1)
+    error = (decoded - target.x).square().mean(-1)
+    return (error * target.mask).sum() / target.mask.sum().clamp(min=1)

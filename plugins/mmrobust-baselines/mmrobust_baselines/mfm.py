@@ -31,7 +31,7 @@ from mmrobust.contracts import (
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Align, Dropout, Unaligned
+from mmrobust_baselines.layers import Align, Unaligned, compact
 from mmrobust_baselines.recurrent import Recurrent
 
 
@@ -46,7 +46,7 @@ class MFN(GenericExtractor):
     every modality is padded leave all states as they are.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Units of each modality's LSTM.
         memory: Size of u.
         between: Hidden units of each of the four small networks D.
@@ -78,7 +78,7 @@ class MFN(GenericExtractor):
         both = 2 * hidden * len(self.cells)
 
         def network(size: int) -> nn.Sequential:
-            return nn.Sequential(nn.Linear(both, between), nn.ReLU(), Dropout(dropout), nn.Linear(between, size))
+            return nn.Sequential(nn.Linear(both, between), nn.ReLU(), nn.Dropout(dropout), nn.Linear(between, size))
 
         self.attend = network(both)
         self.propose, self.retain, self.update = network(memory), network(memory), network(memory)
@@ -121,7 +121,7 @@ class FactorLSTM(SpecificExtractor):
     Maps `{m: b t_m n_m}` to `{m: b 1 out}`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Units.
         out: Width of Z_am; None for `model.width`.
     """
@@ -146,7 +146,7 @@ class Factor(Fusion):
     Gives `b 1 out`. Several generic streams, or streams of more steps, are averaged over steps and put side by side.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         out: Width of F_y.
         dropout: Share of hidden values dropped in training.
 
@@ -160,7 +160,7 @@ class Factor(Fusion):
             raise OptionError("use", "makes the factor of generic features; add a generic extractor, e.g. 'mfn'")
         self.keys = tuple(context.generic)
         width = sum(shape.width for shape in context.generic.values())
-        self.network = nn.Sequential(nn.Linear(width, out), nn.ReLU(), Dropout(dropout), nn.Linear(out, out))
+        self.network = nn.Sequential(nn.Linear(width, out), nn.ReLU(), nn.Dropout(dropout), nn.Linear(out, out))
         self.shape = Shape(out, 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
@@ -168,15 +168,15 @@ class Factor(Fusion):
 
 
 class Generative(Objective):
-    """The cost of making each modality again from its own factor and the common one: c_X(X_m, F_m(F_am, F_y)).
+    """The error of each modality reconstructed from its own factor and the common one: c_X(X_m, F_m(F_am, F_y)).
 
-    F_am = G_am(Z_am) is a perceptron over the specific features; F_m is an LSTM that hears [F_am; F_y] at each step,
+    F_am = G_am(Z_am) is a perceptron over the specific features; F_m is an LSTM that reads [F_am; F_y] at each step,
     and a linear layer (the paper says "LSTM decoder"; the release feeds the decoder its own last state instead). The
     cost is the mean square error over the real steps of the features before any noise; the loss is the sum over
     modalities.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         factor: Width of each F_am.
         hidden: Units of the decoders.
         weights: Factor of a modality's cost, by its name; 1 for those not named.
@@ -217,12 +217,9 @@ class Generative(Objective):
         for m, weight in self.weights.items():
             target = clean.features[m]
             both = torch.cat([self.factors[m](out.specific[m].mean()), common], -1)
-            heard = replace(target, x=both.unsqueeze(1).expand(-1, target.x.shape[1], -1))
-            states, _ = self.decoders[m](heard)
-            # The decoder puts real steps first; with padding in between, the target has to follow.
-            order = (~target.mask).to(torch.uint8).argsort(dim=1, stable=True)
-            wanted = target.x.gather(1, order.unsqueeze(-1).expand_as(target.x))
-            error = (self.out[m](states.x) - wanted).square().mean(-1)
+            steps = replace(target, x=both.unsqueeze(1).expand(-1, target.x.shape[1], -1))
+            states, _ = self.decoders[m](steps)
+            error = (self.out[m](states.x) - compact(target).x).square().mean(-1)
             losses.append(weight * (error * states.mask).sum() / states.mask.sum().clamp(min=1))
         return torch.stack(losses).sum()
 
@@ -249,7 +246,7 @@ class MMD(Objective):
     is exact, which is what those samples estimate.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         bandwidth: Variance of the kernel over the number of dimensions.
 
     Raises:

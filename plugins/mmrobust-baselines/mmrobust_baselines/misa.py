@@ -40,7 +40,7 @@ class SharedDense(GenericExtractor):
     Maps `{m: b t_m n}` to `{m: b t_m d}`. The sigmoid keeps features in [0, 1], the interval that CMD presumes.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         out: Width d; None for the input's.
         activation: What follows the layer.
 
@@ -66,7 +66,7 @@ class PrivateDense(SpecificExtractor):
     Maps `{m: b t_m n}` to `{m: b t_m d}`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         out: Width d; None for the input's.
         activation: What follows the layer.
     """
@@ -95,7 +95,7 @@ class SixTokens(Fusion):
     place in the concatenation. The paper is silent about normalisation; it is Vaswani's (`norm: post`).
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         heads: Attention heads; the public release has 2.
         depth: Number of layers.
         ratio: Width of the feed-forward layer over d.
@@ -159,7 +159,7 @@ class CMD(Objective):
     The mean of CMD_K over all pairs of modalities, on the batch's pooled generic features. The paper's K is 5.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         moments: Highest moment K.
 
     Raises:
@@ -198,7 +198,7 @@ class Difference(Objective):
     takes their mean, and its weight of 0.3 belongs to that, so the mean is the default (`reduce`).
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         reduce: `mean` or `sum` over the products.
 
     Raises:
@@ -221,14 +221,14 @@ class Difference(Objective):
 
 
 class Reconstruction(Objective):
-    """L_recon: what was encoded can be made again from shared and private features together.
+    """L_recon: the error of encoded features reconstructed from shared and private ones.
 
     u'_m = D(h_m^c + h_m^p), and the loss is the mean over modalities of |u_m - u'_m|^2 / d. The target is the encoded
     vector, not the raw features, and receives a gradient as well, as in the public release. D is one linear layer
     for each modality, as there; the paper writes one D.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
 
     Raises:
         OptionError: Generic or specific features are not there for each modality, or their shapes differ.
@@ -251,8 +251,8 @@ class Reconstruction(Objective):
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
         losses = []
         for m, decoder in self.decoders.items():
-            made = decoder(out.generic[m].x + out.specific[m].x)
-            error = (made - out.encoded[m].x).square().mean(-1)
+            decoded = decoder(out.generic[m].x + out.specific[m].x)
+            error = (decoded - out.encoded[m].x).square().mean(-1)
             real = out.encoded[m].mask
             losses.append((error * real).sum() / real.sum().clamp(min=1))
         return torch.stack(losses).mean()

@@ -7,6 +7,7 @@ a residual perceptron as head (`residual_mlp`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,8 @@ from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
 from torch import nn
 
-from mmrobust_baselines.heads import Pool
-from mmrobust_baselines.layers import Transformer, common_width, divide, end
+from mmrobust_baselines.heads import Pool, pooled
+from mmrobust_baselines.layers import Transformer, common_width, divide
 
 Side = Literal["generic", "specific"]
 
@@ -23,10 +24,10 @@ Side = Literal["generic", "specific"]
 class CrossmodalPairs(Fusion):
     """For each modality, one crossmodal Transformer over each other modality; then self-attention over the results.
 
-    CM_{b->a}: Q from modality a, K and V from b; pre-norm blocks with positions; what a hears of all others is put side
-    by side and goes through a Transformer of its own; the last
-    real steps of all modalities, side by side, are what comes out, `b 1 M(M-1)d`. In NORM-TR's slot (its section
-    4.7.4) set `query: generic`: the NRGF of one modality then asks the MFs of the others.
+    CM_{b->a}: Q from modality a, K and V from b; pre-norm blocks with positions. The results of a modality with all
+    others, side by side, go through a Transformer of its own; the last real steps of all modalities, side by side, are
+    the output, `b 1 M(M-1)d`. In NORM-TR's slot (its section 4.7.4) set `query: generic`: the NRGF of one modality then
+    attends to the MFs of the others.
 
     How it was read: keys and values keep the low-level features of the source in every block, under the
     block's own normalisation; the self-attention Transformer has `self_depth` blocks (the public release takes at
@@ -34,15 +35,15 @@ class CrossmodalPairs(Fusion):
     does not have and which is left out; padding is masked everywhere.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         depth: Blocks D of each crossmodal Transformer.
         self_depth: Blocks of each modality's self-attention Transformer.
         heads: Attention heads.
         ratio: Width of the feed-forward layers over d.
         dropout: Share dropped on each residual branch in training.
         embed_dropout: Share of the positioned input dropped in training.
-        query: Which features ask.
-        key_value: Which features answer.
+        query: Which features are the query.
+        key_value: Which features are keys and values.
         pool: `last` for the last real step, or `mean`.
 
     Raises:
@@ -71,13 +72,13 @@ class CrossmodalPairs(Fusion):
             if not sides[side]:
                 other = "specific" if side == "generic" else "generic"
                 raise OptionError(option, f"there is no {side} extractor; set {option}: {other}, or add the extractor")
-        asks, answers = sides[query], sides[key_value]
-        self.sources = {a: tuple(b for b in answers if b != a) for a in asks}
+        queries, sources = sides[query], sides[key_value]
+        self.sources = {a: tuple(b for b in sources if b != a) for a in queries}
         if not all(self.sources.values()):
             raise OptionError("use", "needs another modality to attend to")
-        width = common_width({f"query {a}": s for a, s in asks.items()} | dict(answers), "streams")
+        width = common_width({f"query {a}": s for a, s in queries.items()} | dict(sources), "streams")
         divide(width, heads)
-        length = max(shape.length for shape in (*asks.values(), *answers.values()))
+        length = max(shape.length for shape in (*queries.values(), *sources.values()))
 
         def transformer(width: int, depth: int) -> Transformer:
             return Transformer(
@@ -101,16 +102,11 @@ class CrossmodalPairs(Fusion):
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         sides = {"generic": generic, "specific": specific}
-        asks, answers = sides[self.query_side], sides[self.key_side]
-        found = []
-        for a, bs in self.sources.items():
+        queries, sources = sides[self.query_side], sides[self.key_side]
+        vectors = []
+        for a, others in self.sources.items():
             pairs = self.pairs[a]
             assert isinstance(pairs, nn.ModuleDict)
-            mask = asks[a].mask
-            heard = torch.cat([pairs[b](asks[a].x, answers[b].x, answers[b].mask, real=mask) for b in bs], -1)
-            if self.pool == "last":
-                x = self.selves[a](heard, None, mask, end(mask).unsqueeze(1)).squeeze(1)
-                found.append(x.masked_fill(~mask.any(1, keepdim=True), 0))
-            else:
-                found.append(Stream(self.selves[a](heard, None, mask), mask).mean())
-        return Stream.pooled(torch.cat(found, -1))
+            attended = torch.cat([pairs[b](queries[a], sources[b]).x for b in others], -1)
+            vectors.append(pooled(self.selves[a](replace(queries[a], x=attended)), self.pool))
+        return Stream.pooled(torch.cat(vectors, -1))

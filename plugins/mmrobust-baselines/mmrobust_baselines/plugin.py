@@ -22,9 +22,9 @@ def mmrobust_register(registry: Registrar) -> None:
     add("encoder", "pooled_mlp", f"{here}.encoders:PooledMLP", summary="the mean step through an MLP (TFN, LMF)")
     add("encoder", "conv1d", f"{here}.encoders:Conv1d", summary="one convolution over time for each modality (MulT)")
 
-    add("head", "mlp", f"{here}.heads:MLP", summary="an MLP over the pooled stream, bounded if asked (TFN)")
+    add("head", "mlp", f"{here}.heads:MLP", summary="an MLP over the pooled stream, bounded as an option (TFN)")
     add("head", "residual_mlp", f"{here}.heads:ResidualMLP", summary="an MLP with a residual connection (MulT)")
-    add("head", "given", f"{here}.heads:Given", summary="the fused stream is the prediction already (LMF)")
+    add("head", "given", f"{here}.heads:Given", summary="the fused stream is the prediction (LMF)")
 
     add("fusion", "early_lstm", f"{here}.early:EarlyLSTM", summary="one LSTM over all features, step by step (EF-LSTM)")
     add("fusion", "tensor", f"{here}.tfn:TensorFusion", summary="the outer product of all modalities (TFN)")
@@ -36,14 +36,19 @@ def mmrobust_register(registry: Registrar) -> None:
     add("fusion", "six_tokens", f"{misa}:SixTokens", summary="a Transformer over all pooled features (MISA)")
     add("objective", "cmd", f"{misa}:CMD", summary="generic features of all modalities have equal moments (MISA)")
     add("objective", "difference", f"{misa}:Difference", summary="generic and specific features are orthogonal (MISA)")
-    add("objective", "reconstruction", f"{misa}:Reconstruction", summary="both features give back the encoded (MISA)")
+    add(
+        "objective",
+        "reconstruction",
+        f"{misa}:Reconstruction",
+        summary="reconstructs the encoded features (MISA)",
+    )
 
     add("fusion", "concat_mlp", f"{here}.self_mm:ConcatMLP", summary="all vectors through one ReLU layer (Self-MM)")
     add(
         "objective",
         "unimodal_labels",
         f"{here}.self_mm:UnimodalLabels",
-        summary="unimodal tasks whose labels are made up and remembered (Self-MM)",
+        summary="unimodal tasks with generated labels (Self-MM)",
     )
 
     add(
@@ -57,7 +62,7 @@ def mmrobust_register(registry: Registrar) -> None:
     add("generic_extractor", "mfn", f"{mfm}:MFN", summary="a memory fusion network over all modalities (MFM)")
     add("specific_extractor", "factor_lstm", f"{mfm}:FactorLSTM", summary="an LSTM to a latent factor (MFM)")
     add("fusion", "factor", f"{mfm}:Factor", summary="an MLP over the generic features alone (MFM)")
-    add("objective", "generative", f"{mfm}:Generative", summary="the factors give back the raw features (MFM)")
+    add("objective", "generative", f"{mfm}:Generative", summary="reconstructs the raw features from the factors (MFM)")
     add("objective", "mmd", f"{mfm}:MMD", summary="features look like a standard normal (MFM)")
 
     tfr = f"{here}.tfr_net"
@@ -73,7 +78,7 @@ def mmrobust_register(registry: Registrar) -> None:
         "objective",
         "feature_reconstruction",
         f"{tfr}:FeatureReconstruction",
-        summary="generic features give back what noise erased (TFR-Net)",
+        summary="reconstructs what noise erased from generic features (TFR-Net)",
     )
 
     mctn = f"{here}.mctn"
@@ -101,7 +106,7 @@ def mmrobust_register(registry: Registrar) -> None:
         "objective",
         "shifted_clustering",
         f"{vlad}:ShiftedClustering",
-        summary="names the clusters of the last epoch",
+        summary="predicts the clusters of the last epoch",
     )
 
     add("fusion", "vit", f"{here}.vit:ViT", summary="timm's ViT blocks over all tokens (needs timm)")

@@ -3,7 +3,7 @@ from unaligned multimodal sequences".
 
 Its parts: a temporal convolution as encoder (`conv1d`), `message_hub` as fusion, an MLP head.
 
-The paper's text was not at hand, and the authors have no public code that was found; what is here follows the abstract
+The paper's text was not at hand, and we know no public code of the authors; what is here follows the abstract
 and was compared with two reimplementations by others. Both agree with it that the message begins as all modalities one
 after the other, that a layer reinforces first each modality by the message and then the message by each reinforced
 modality; one has the gate between crossmodal and own attention as it is here, the other's unit was not to be seen.
@@ -12,8 +12,9 @@ How it was read, where they differ from this or from each other:
 
 - a unit adds its result to the target, as MulT's blocks do, and normalises first; the one unit that was seen has no
   such residual and normalises afterwards;
-- the message is the mean of what the modalities made of it (`update: mean`). Both have learnt weights, a softmax over
-  modalities, and a feed-forward layer after it: `update: attention`. One of them has left it for a plain sum;
+- the message is the mean of its versions, one for each modality (`update: mean`). Both have learnt
+  weights, a softmax over modalities, and a feed-forward layer after it: `update: attention`. One of them
+  has left it for a plain sum;
 - every unit has parameters of its own, as in one of them; the other shares one unit throughout;
 - each modality goes through a Transformer of its own and the last steps come out side by side, as MulT's do. One of
   them puts the message and all modalities one after the other through one Transformer, and takes its very last step;
@@ -30,11 +31,11 @@ from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
 from mmrobust_baselines.heads import Pool, pooled
-from mmrobust_baselines.layers import Dropout, Transformer, common_width, divide, joined, sinusoids
+from mmrobust_baselines.layers import Transformer, common_width, divide, joined, sinusoids
 
 
 class ReinforcementUnit(nn.Module):
-    """MRU: a target is reinforced by a source, as far as what the source says matters.
+    """MRU: a target is reinforced by a source, as far as a gate lets it through.
 
     With normalised inputs: A = crossmodal attention from target to source, S = self-attention of the target,
     g = sigmoid(W [A; S] + b), target + g A + (1 - g) S, then a feed-forward layer; both with residual connections.
@@ -55,16 +56,16 @@ class ReinforcementUnit(nn.Module):
         self.gate = nn.Linear(2 * width, width)
         self.norm_feed = nn.LayerNorm(width)
         hidden = round(width * ratio)
-        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
-        self.dropout = Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, target: Stream, source: Stream) -> Tensor:
-        """The target `b s d` after hearing the source `b t d`."""
+        """Maps the target `b s d`, which attends to the source `b t d`, to `b s d`."""
         x = self.norm_target(target.x)
-        heard = self.cross(x, self.norm_source(source.x), source.mask)
+        crossed = self.cross(x, self.norm_source(source.x), source.mask)
         own = self.own(x, x, target.mask)
-        gate = torch.sigmoid(self.gate(torch.cat([heard, own], -1)))
-        y = target.x + self.dropout(gate * heard + (1 - gate) * own)
+        gate = torch.sigmoid(self.gate(torch.cat([crossed, own], -1)))
+        y = target.x + self.dropout(gate * crossed + (1 - gate) * own)
         return y + self.dropout(self.feed(self.norm_feed(y)))
 
 
@@ -84,13 +85,13 @@ class MessageUpdate(nn.Module):
         self.score = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1, bias=False))
         self.norm = nn.LayerNorm(width)
         hidden = round(width * ratio)
-        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width))
-        self.dropout = Dropout(dropout)
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, heard: list[Tensor], mask: Tensor) -> Tensor:
-        """The message `b t d` from one `b t d` of each modality."""
-        weight = torch.stack([self.score(Stream(z, mask).mean()) for z in heard]).softmax(0)  # m b 1
-        z = (weight.unsqueeze(2) * torch.stack(heard)).sum(0)
+    def forward(self, messages: list[Tensor], mask: Tensor) -> Tensor:
+        """Maps one message of each modality, `b t d`, with real steps `mask` `b t`, to one, `b t d`."""
+        weight = torch.stack([self.score(Stream(z, mask).mean()) for z in messages]).softmax(0)  # m b 1
+        z = (weight.unsqueeze(2) * torch.stack(messages)).sum(0)
         return z + self.dropout(self.feed(self.norm(z)))
 
 
@@ -102,14 +103,14 @@ class MessageHub(Fusion):
     goes through a Transformer of its own, and the last real steps, side by side, are what comes out, `b 1 M*d`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         depth: Number of layers.
         self_depth: Blocks of each modality's last Transformer.
         heads: Attention heads.
         ratio: Width of the feed-forward layers over d.
         dropout: Share dropped on each residual branch in training.
         pool: `last` for the last real step, or `mean`.
-        update: The message is the `mean` of what the modalities make of it, or weighed by `attention`.
+        update: The message is the `mean` of the modalities' versions of it, or their sum weighed by `attention`.
 
     Raises:
         OptionError: Streams have different widths, or `heads` does not divide theirs.
@@ -136,7 +137,7 @@ class MessageHub(Fusion):
         self.register_buffer("positions", sinusoids(length, width), persistent=False)
 
         def units(last: bool) -> nn.ModuleDict:
-            # Nobody hears the message after the last layer.
+            # No modality reads the message after the last layer.
             both = {} if last else {f"from_{k}": k for k in shapes}
             names = [*(f"to_{k}" for k in shapes), *both]
             return nn.ModuleDict(
@@ -152,7 +153,7 @@ class MessageHub(Fusion):
                 for k in shapes
             }
         )
-        # Not as many as layers: nobody hears the message after the last.
+        # One less than layers: no modality reads the message after the last.
         self.updates = nn.ModuleList(
             MessageUpdate(width, ratio, dropout) for _ in range(depth - 1 if update == "attention" else 0)
         )
@@ -169,10 +170,9 @@ class MessageHub(Fusion):
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, nn.ModuleDict)
             reinforced = {k: Stream(layer[f"to_{k}"](s, message), s.mask) for k, s in streams.items()}
-            heard = [layer[f"from_{k}"](message, s) for k, s in reinforced.items() if f"from_{k}" in layer]
+            messages = [layer[f"from_{k}"](message, s) for k, s in reinforced.items() if f"from_{k}" in layer]
             streams = reinforced
-            if heard:
-                one = self.updates[i](heard, message.mask) if self.updates else torch.stack(heard).mean(0)
+            if messages:
+                one = self.updates[i](messages, message.mask) if self.updates else torch.stack(messages).mean(0)
                 message = Stream(one, message.mask)
-        found = [pooled(Stream(self.selves[k](s.x, None, s.mask), s.mask), self.pool) for k, s in streams.items()]
-        return Stream.pooled(torch.cat(found, -1))
+        return Stream.pooled(torch.cat([pooled(self.selves[k](s), self.pool) for k, s in streams.items()], -1))

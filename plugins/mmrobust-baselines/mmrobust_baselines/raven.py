@@ -17,7 +17,7 @@ from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError, nearest
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Dropout, compact
+from mmrobust_baselines.layers import compact
 from mmrobust_baselines.recurrent import Recurrent
 
 
@@ -77,7 +77,7 @@ class WordShift(Fusion):
     also normalised over the batch); dropout is on nonverbal steps and shifted words, not on the output.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         words: The modality whose steps are words; None for the first.
         hidden: Units of the LSTM over shifted words.
         nonverbal: Units of each nonverbal LSTM.
@@ -91,6 +91,7 @@ class WordShift(Fusion):
 
     vmappable = False
     compilable = False  # torch.compile does not take nn.LSTM
+    exportable = False  # how many steps a window has depends on the data
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class WordShift(Fusion):
         self.mix = nn.ModuleDict({m: nn.Linear(nonverbal, width, bias=False) for m in others})
         self.bias = nn.Parameter(torch.zeros(width)) if others else None
         self.reader = Recurrent(width, hidden)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.beta, self.most = beta, most
         self.shape = Shape(hidden, 1)
 
@@ -132,16 +133,22 @@ class WordShift(Fusion):
         for m, network in self.networks.items():
             other = compact(streams[m]).zeroed()
             place, real = windows(words, other, self.most)
+            longest = max(1, int(real.sum(2).max()))  # most windows are far shorter than `most`
+            place, real = place[..., :longest], real[..., :longest]
             b, s, k = place.shape
             index = place.reshape(b, s * k, 1).expand(-1, -1, other.x.shape[-1])
             steps = other.x.gather(1, index).reshape(b * s, k, -1)
-            heard = network(Stream(steps, real.reshape(b * s, k)))[1][-1].reshape(b, s, -1)
-            weight = torch.sigmoid(self.gates[m](torch.cat([heard, e], -1)))
-            h = h + weight * self.mix[m](heard)
-        length = lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        a = (length(e) / length(h).clamp(min=1e-6) * self.beta).clamp(max=1)
+            behaviour = network(Stream(steps, real.reshape(b * s, k)))[1][-1].reshape(b, s, -1)
+            weight = torch.sigmoid(self.gates[m](torch.cat([behaviour, e], -1)))
+            h = h + weight * self.mix[m](behaviour)
+        a = (_length(e) / _length(h).clamp(min=1e-6) * self.beta).clamp(max=1)
         return Stream(e + a * h, words.mask).zeroed()
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         shifted = self.shift(specific if self.side == "specific" else generic)
         return Stream.pooled(self.dropout(self.reader(shifted)[1][-1]))
+
+
+def _length(x: Tensor) -> Tensor:
+    """The Euclidean length of each vector, `... d` to `... 1`."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -4,7 +4,7 @@ fusion of locally descriptors".
 Its parts: a Transformer for each modality as encoder (`transformer`; pre-computed text features go in, in place of a
 fine-tuned language model); `multiscale_vlad` as fusion, with an MLP head; and the objective `shifted_clustering`.
 
-The paper's full text was not at hand, and no code of it was found, the authors' or another's; what is here follows its
+The paper's full text was not at hand, and no code of it is public, as far as we know; what is here follows its
 abstract (shared vectors of locally aggregated descriptors at several scales, Transformer backbones, a Transformer over
 the aggregated features and a linear layer, a self-supervised shifted clustering loss that keeps fused features of
 samples apart) and NetVLAD (Arandjelović et al., 2016). How it was read, for the abstract does not say:
@@ -39,7 +39,7 @@ class TransformerEncoder(Encoder):
     Maps `{m: b t_m n_m}` to `{m: b t_m n}`; sinusoidal positions, pre-norm blocks.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         depth: Blocks of each Transformer.
         heads: Attention heads; must divide `model.width`.
         ratio: Width of the feed-forward layers over the common width.
@@ -66,9 +66,7 @@ class TransformerEncoder(Encoder):
         self.shapes = {m: Shape(context.width, s.length) for m, s in context.features.items()}
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
-        return {
-            m: s.map(lambda x, m=m, s=s: self.networks[m](self.layers[m](x), None, s.mask)) for m, s in streams.items()
-        }
+        return {m: self.networks[m](stream.map(self.layers[m])) for m, stream in streams.items()}
 
 
 def scaled(stream: Stream, scale: int) -> Stream:
@@ -92,7 +90,7 @@ class MultiscaleVLAD(Fusion):
     Transformer; side by side they are what comes out, `b 1 (R + M)d`.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         scales: Window lengths R.
         clusters: Number K of shared centres.
         depth: Blocks of the Transformer.
@@ -151,7 +149,7 @@ class MultiscaleVLAD(Fusion):
 
 
 class ShiftedClustering(Objective):
-    """Fused features are told apart by the cluster they were in an epoch ago.
+    """Cross-entropy of the cluster in which a sample was after the last epoch, predicted from its fused feature.
 
     The fused feature of every training sample is remembered. When an epoch ends, k-means starts from the centres of
     the epoch before (so that clusters shift and keep their names; the first time from samples spread over the memory),
@@ -159,7 +157,7 @@ class ShiftedClustering(Objective):
     with cross-entropy. Before there are clusters the loss is zero.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         clusters: Number of clusters.
         rounds: Rounds of k-means at the end of an epoch.
     """

@@ -3,7 +3,7 @@ learning for multimodal sentiment analysis".
 
 Its parts: one vector for each modality (an LSTM for audio and vision; the mean of pre-computed features stands for
 fine-tuned BERT's first token), their concatenation through one ReLU layer, a linear head, and
-an objective that owns the unimodal heads, makes up their labels and remembers them by sample.
+an objective that owns the unimodal heads, generates their labels and stores them for each sample.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Sh
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Dropout, joined
+from mmrobust_baselines.layers import joined
 
 
 class ConcatMLP(Fusion):
@@ -26,7 +26,7 @@ class ConcatMLP(Fusion):
     Gives `b 1 hidden`. Streams of more steps are averaged first.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Width of the layer.
         dropout: Share of the concatenation dropped in training.
     """
@@ -36,7 +36,7 @@ class ConcatMLP(Fusion):
         shapes = joined(context.generic, context.specific)
         self.keys = tuple(shapes)
         self.layer = nn.Sequential(
-            Dropout(dropout), nn.Linear(sum(s.width for s in shapes.values()), hidden), nn.ReLU()
+            nn.Dropout(dropout), nn.Linear(sum(s.width for s in shapes.values()), hidden), nn.ReLU()
         )
         self.shape = Shape(hidden, 1)
 
@@ -46,7 +46,7 @@ class ConcatMLP(Fusion):
 
 
 class UnimodalLabels(Objective):
-    """Unimodal subtasks whose labels are made up from the multimodal one, and move as training goes on.
+    """Unimodal tasks whose labels are generated from the multimodal label and updated during training.
 
     For each modality s: F_s* = ReLU(W F_s + b), y'_s = W F_s* + b. Labels begin as the
     multimodal ones. From the second time that a sample is seen, with C^p and C^n the mean remembered representations of
@@ -57,7 +57,7 @@ class UnimodalLabels(Objective):
     sum_s tanh(|y_s - y_m|) |y'_s - y_s| (the task's own term is the `task` objective with `loss: mae`).
 
     How it was read: the order within a step is that of algorithm 1, but that representations and labels are those
-    before the optimizer's step; the centres are made anew from the memory at each step, over samples seen so far;
+    before the optimizer's step; the centres are computed again from the memory at each step, over samples seen so far;
     labels are clipped to the labels' range (the release clips to [-3, 3]), without which the ratio explodes where a_m
     is near zero; where a range does not hold zero, "positive" is above its middle.
 
@@ -67,7 +67,7 @@ class UnimodalLabels(Objective):
     tanh(|y_s - onehot(y_m)|_1).
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Width of the unimodal representations F_s*.
         dropout: Share of F_s dropped before its layer in training.
         epsilon: What keeps divisions finite.
@@ -86,7 +86,7 @@ class UnimodalLabels(Objective):
         if set(context.specific) != set(context.modalities):
             raise OptionError("use", "needs a specific extractor that gives one stream for each modality")
         if context.task.kind == "multilabel":
-            raise OptionError("use", "makes up labels of a regression or of classes, not of several decisions at once")
+            raise OptionError("use", "generates labels of a regression or of classes, not of several decisions at once")
         assert context.fused is not None
         self.modalities = context.modalities
         task = context.task
@@ -98,7 +98,7 @@ class UnimodalLabels(Objective):
         width = self.classes or 1
         self.layers = nn.ModuleDict(
             {
-                m: nn.Sequential(Dropout(dropout), nn.Linear(context.specific[m].width, hidden), nn.ReLU())
+                m: nn.Sequential(nn.Dropout(dropout), nn.Linear(context.specific[m].width, hidden), nn.ReLU())
                 for m in self.modalities
             }
         )
@@ -145,9 +145,9 @@ class UnimodalLabels(Objective):
         times = self.seen[index].to(target.dtype).view(-1, 1)
         for i, m in enumerate(self.modalities):
             before = self.labels[index, i]
-            made = self._label(target, self._position(self.get_buffer(f"memory_{m}"), unimodal[m]), whole)
-            blended = (times * before + 2 * made) / (times + 2)  # the i-th time is times + 1
-            usable = (times > 0) & made.isfinite().all(-1, keepdim=True)
+            new = self._label(target, self._position(self.get_buffer(f"memory_{m}"), unimodal[m]), whole)
+            blended = (times * before + 2 * new) / (times + 2)  # the i-th time is times + 1
+            usable = (times > 0) & new.isfinite().all(-1, keepdim=True)
             self.labels[index, i] = torch.where(usable, blended, torch.where(times > 0, before, target))
             self.get_buffer(f"memory_{m}")[index] = unimodal[m]
         self.memory_fused[index] = fused
@@ -172,7 +172,7 @@ class UnimodalLabels(Objective):
         centres = (groups.T @ memory) / count.clamp(min=1).unsqueeze(1)
         distance = (x.unsqueeze(1) - centres).square().sum(-1) / x.shape[-1] ** 0.5
         if self.classes:
-            # A class that nobody has shown yet attracts nothing.
+            # A class without a sample so far has no centre.
             scores = torch.where(count > 0, -distance, torch.finfo(x.dtype).min).softmax(-1)
             return scores if bool(seen.any()) else scores * torch.nan
         positive, negative = distance.unbind(1)
@@ -182,8 +182,8 @@ class UnimodalLabels(Objective):
     def _label(self, target: Tensor, own: Tensor, whole: Tensor) -> Tensor:
         """The new unimodal label (or its form for classes)."""
         if self.classes:
-            made = (target + own - whole).clamp(min=0)
-            return made / made.sum(-1, keepdim=True)
+            new = (target + own - whole).clamp(min=0)
+            return new / new.sum(-1, keepdim=True)
         y = target - self.middle
-        made = y * own / (2 * (whole + self.epsilon)) + (y + own - whole) / 2 + self.middle
-        return made if self.range is None else made.clamp(*self.range)
+        new = y * own / (2 * (whole + self.epsilon)) + (y + own - whole) / 2 + self.middle
+        return new if self.range is None else new.clamp(*self.range)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from mmrobust.errors import OptionError
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Dropout, joined
+from mmrobust_baselines.layers import joined
 
 MOST = 2_000_000
 
@@ -38,7 +38,7 @@ class TensorFusion(Fusion):
     a time-dependent network.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         dropout: Share of the product dropped in training.
 
     Raises:
@@ -51,11 +51,11 @@ class TensorFusion(Fusion):
         self.keys = tuple(shapes)
         width = math.prod(shape.width + 1 for shape in shapes.values())
         if width > MOST:
-            told = " x ".join(str(shape.width + 1) for shape in shapes.values())
+            sizes = " x ".join(str(shape.width + 1) for shape in shapes.values())
             raise OptionError(
-                "use", f"the product of {told} numbers is too large; make the encoder or extractor narrower"
+                "use", f"the product of {sizes} numbers is too large; make the encoder or extractor narrower"
             )
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.shape = Shape(width, 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:

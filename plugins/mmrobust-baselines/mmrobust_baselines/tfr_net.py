@@ -9,6 +9,7 @@ and the objective `feature_reconstruction` in a view with `frame_drop`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,12 +30,12 @@ from mmrobust.errors import OptionError
 from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import Dropout, Transformer, compact, divide, joined
+from mmrobust_baselines.layers import Transformer, compact, divide, joined
 from mmrobust_baselines.recurrent import Recurrent
 
 
 class IntraInter(Encoder):
-    """Each modality hears itself and every other: convolution, positions, Transformers.
+    """Each modality attends to itself and to every other: convolution, positions, Transformers.
 
     Maps `{m: b t_m n_m}` to `{m: b t_m M*n}`. H_m = Conv1D(U_m) + PE; H_{m->m} is H_m through a Transformer,
     H_{k->m} through a crossmodal one whose keys and values are H_k; H'_m is all of them side by side.
@@ -43,7 +44,7 @@ class IntraInter(Encoder):
     where one option serves all here.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         kernel: Steps that the convolution sees; odd.
         depth: Blocks of each Transformer.
         heads: Attention heads; must divide `model.width`.
@@ -95,17 +96,15 @@ class IntraInter(Encoder):
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
         low = {
-            m: stream.map(lambda x, m=m: self.convolutions[m](x.transpose(1, 2)).transpose(1, 2)).zeroed()
-            for m, stream in ((m, streams[m].zeroed()) for m in self.modalities)
+            m: streams[m].map(lambda x, m=m: self.convolutions[m](x.transpose(1, 2)).transpose(1, 2)).zeroed()
+            for m in self.modalities
         }
-        made = {}
+        encoded = {}
         for m, sources in self.transformers.items():
-            heard = [
-                network(low[m].x, None if k == m else low[k].x, low[k].mask, real=low[m].mask)
-                for k, network in sources.items()  # type: ignore[operator]
-            ]
-            made[m] = low[m].map(lambda x, heard=heard: torch.cat(heard, -1)).zeroed()
-        return made
+            assert isinstance(sources, nn.ModuleDict)
+            attended = [network(low[m], None if k == m else low[k]).x for k, network in sources.items()]
+            encoded[m] = replace(low[m], x=torch.cat(attended, -1)).zeroed()
+        return encoded
 
 
 class TemporalAttention(GenericExtractor):
@@ -114,7 +113,7 @@ class TemporalAttention(GenericExtractor):
     Maps `{m: b t_m d}` to `{m: b t_m d}`, H*_m = MultiHead(H'_m, H'_m, H'_m).
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         heads: Attention heads; must divide the encoder's width.
 
     Raises:
@@ -144,7 +143,7 @@ class GateEncoder(Fusion):
     How it was read: the gate has a number for each feature of a state; the release's has one for each step.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         hidden: Units of each direction of the GRU.
         layers: GRUs one on the other; the release has 3.
         kernel: Steps that the gate sees; odd.
@@ -180,7 +179,7 @@ class GateEncoder(Fusion):
         )
         self.gates = nn.ModuleDict({k: nn.Conv1d(2 * hidden, 2 * hidden, kernel, padding=kernel // 2) for k in shapes})
         self.layers = nn.ModuleDict({k: nn.Linear(2 * hidden + s.width, size) for k, s in shapes.items()})
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.shape = Shape(size * len(shapes), 1)
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
@@ -197,14 +196,14 @@ class GateEncoder(Fusion):
 
 
 class FeatureReconstruction(Objective):
-    """L_g: what noise erased is to be made again.
+    """L_g: the error of features that are reconstructed where noise erased them.
 
     X'_m = W H*_m + b, and the loss is the smooth L1 distance to the features before any noise, on the erased steps
     alone, averaged over those of the batch; zero where nothing is erased. The sum over modalities. The release adds a
     cosine similarity between the text of complete and incomplete samples, which the paper does not have.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         weights: Factor of a modality's loss, by its name; 1 for those not named.
 
     Raises:

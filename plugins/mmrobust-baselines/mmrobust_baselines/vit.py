@@ -46,7 +46,7 @@ class ViT(Fusion):
     backend; with `attention: timm` that is timm's own layer, and `TIMM_FUSED_ATTN` switches its fused path.
 
     Args:
-        context: What the house provides.
+        context: Shapes, task and settings of the model.
         depth: Number of blocks.
         heads: Attention heads.
         ratio: Width of the feed-forward layers over d.

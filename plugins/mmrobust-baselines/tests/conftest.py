@@ -17,11 +17,11 @@ torch.set_num_threads(1)
 try:
     metadata.distribution("mmrobust-baselines")
 except metadata.PackageNotFoundError:
-    made = Path(tempfile.mkdtemp()) / "mmrobust_baselines-0.dist-info"
-    made.mkdir()
-    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: mmrobust-baselines\nVersion: 0\n")
-    (made / "entry_points.txt").write_text("[mmrobust]\nbaselines = mmrobust_baselines.plugin\n")
-    sys.path[:0] = [str(ROOT), str(made.parent)]
+    info = Path(tempfile.mkdtemp()) / "mmrobust_baselines-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mmrobust-baselines\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("[mmrobust]\nbaselines = mmrobust_baselines.plugin\n")
+    sys.path[:0] = [str(ROOT), str(info.parent)]
     registry.reset()
 
 

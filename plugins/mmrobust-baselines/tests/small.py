@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from mmrobust.contracts import Batch, Context, Dataset, Outputs, Progress, Shape, Split, Stream, Streams, Task
 from mmrobust.model.assemble import part_builder
@@ -19,7 +20,7 @@ def context(
     shapes: Mapping[str, Shape], *, generic: Mapping[str, Shape] | None = None, task: Task = REGRESSION, **changes: Any
 ) -> Context:
     """A context whose raw, encoded and specific shapes are all the same; `generic` is empty unless given."""
-    made = Context(
+    base = Context(
         modalities=tuple(shapes),
         task=task,
         width=8,
@@ -30,19 +31,19 @@ def context(
         specific=shapes,
         build=part_builder,
     )
-    return replace(made, **changes)
+    return replace(base, **changes)
 
 
 def streams(shapes: Mapping[str, Shape], count: int = 4, *, seed: int = 0, full: bool = False) -> Streams:
     """Random streams; sample i of modality k has `(i + k) % 3` steps of padding unless `full`."""
     generator = torch.Generator().manual_seed(seed)
-    made = {}
+    result = {}
     for k, (key, shape) in enumerate(shapes.items()):
         x = torch.randn(count, shape.length, shape.width, generator=generator)
         gone = torch.tensor([0 if full else (i + k) % 3 for i in range(count)])
         size = (shape.length - gone).clamp(min=1)
-        made[key] = Stream(x, torch.arange(shape.length) < size.unsqueeze(1)).zeroed()
-    return made
+        result[key] = Stream(x, torch.arange(shape.length) < size.unsqueeze(1)).zeroed()
+    return result
 
 
 def pooled(*widths: int) -> dict[str, Shape]:
@@ -51,23 +52,23 @@ def pooled(*widths: int) -> dict[str, Shape]:
 
 
 def outputs(specific: Streams, *, generic: Streams | None = None, label: torch.Tensor | None = None) -> Outputs:
-    """What a pass would have made, around these features."""
+    """The outputs of a pass with these features."""
     count = next(iter(specific.values())).x.shape[0]
     batch = Batch.fresh(specific, torch.zeros(count) if label is None else label)
     fused = Stream.pooled(torch.cat([s.mean() for s in specific.values()], -1))
     return Outputs(specific, generic or {}, specific, fused, torch.zeros(count, 1), {}, batch)
 
 
-class MadeUpData(Dataset):
-    """Filled by `made_up`."""
+class RandomData(Dataset):
+    """Filled by `random_data`."""
 
     def __init__(self) -> None:
         pass
 
 
-def made_up(task: Task, shapes: dict[str, Shape], aligned: bool) -> MadeUpData:
+def random_data(task: Task, shapes: dict[str, Shape], aligned: bool) -> RandomData:
     """Random data of these shapes, twelve samples to train on."""
-    dataset = MadeUpData()
+    dataset = RandomData()
     dataset.modalities, dataset.aligned, dataset.task = shapes, aligned, task
     dataset.splits = {}
     random = torch.Generator().manual_seed(0)
@@ -77,3 +78,18 @@ def made_up(task: Task, shapes: dict[str, Shape], aligned: bool) -> MadeUpData:
         label = torch.randint(0, 2 if task.kind == "multilabel" else 3, size, generator=random)
         dataset.splits[split] = Split(x, label, tuple(map(str, range(count))))
     return dataset
+
+
+def timm_works() -> bool:
+    """Whether timm can be imported: it imports torchvision, which fails in many ways."""
+    try:
+        import timm  # noqa: F401
+    except Exception:
+        return False
+    return True
+
+
+def need_timm() -> None:
+    """Skips the test where timm cannot be imported."""
+    if not timm_works():
+        pytest.skip("timm cannot be imported")

@@ -8,6 +8,7 @@ import pytest
 from mmrobust import registry
 from mmrobust.contracts import Part
 from mmrobust.testing import Case, Subject, checks_for
+from small import timm_works
 
 OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("fusion", "early_lstm"): {"hidden": 8, "unaligned": "stretch"},
@@ -36,14 +37,6 @@ BESIDE: dict[tuple[str, str], dict[str, Part[Any]]] = {
     ("objective", "translation"): {"fusion": Part("translation_chain", {"hidden": 16})},
     ("objective", "cca"): {"fusion": Part("outer_cnn", {"channels": 2, "grid": 3, "out": 4})},
 }
-
-
-def timm_works() -> bool:
-    try:
-        import timm  # noqa: F401
-    except Exception:  # it imports torchvision, which fails in many ways
-        return False
-    return True
 
 
 def subjects() -> list[Subject]:

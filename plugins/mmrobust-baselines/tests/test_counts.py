@@ -1,7 +1,7 @@
 """Promise: a peer has as many parameters as the public code of it, but for what is named here.
 
-The public numbers are those of MMSA 2.2.1, whose models are the authors' releases or follow them: its own models, made
-with its `config_regression.json` for aligned CMU-MOSI and counted, BERT left out. Ours are made with the same sizes.
+The public numbers are those of MMSA 2.2.1, whose models are the authors' releases or follow them: its own models, built
+with its `config_regression.json` for aligned CMU-MOSI and counted, BERT left out. Ours are built with the same sizes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from mmrobust import recipe as recipes
 from mmrobust.contracts import Shape
 from mmrobust.model.assemble import Built, build
-from small import REGRESSION, made_up
+from small import REGRESSION, random_data
 
 MOSI = {"text": Shape(768, 50), "audio": Shape(5, 50), "vision": Shape(20, 50)}
 
@@ -80,9 +80,9 @@ MMSA: dict[str, tuple[int, dict[str, object], dict[str, int]]] = {
 }
 
 
-def made(name: str, changes: dict[str, object]) -> Built:
+def built_from(name: str, changes: dict[str, object]) -> Built:
     settings = [f"model.{key}={value}" for key, value in changes.items()]
-    return build(recipes.load(f"peers/{name}", settings), dataset=made_up(REGRESSION, MOSI, True))
+    return build(recipes.load(f"peers/{name}", settings), dataset=random_data(REGRESSION, MOSI, True))
 
 
 def count(built: Built) -> int:
@@ -92,12 +92,12 @@ def count(built: Built) -> int:
 @pytest.mark.parametrize("name", MMSA)
 def test_the_parameters_are_those_of_the_public_code_but_for_what_is_named(name: str) -> None:
     theirs, changes, more = MMSA[name]
-    assert count(made(name, changes)) + sum(more.values()) == theirs
+    assert count(built_from(name, changes)) + sum(more.values()) == theirs
 
 
 def test_lmf_has_far_fewer_parameters_than_tfn_where_they_differ() -> None:
     """The reason for LMF: its weights grow with the sum of the widths, TFN's with their product."""
     widths = [33, 33, 129]
-    tfn, lmf = (made(name, MMSA[name][1]) for name in ("tfn", "lmf"))
+    tfn, lmf = (built_from(name, MMSA[name][1]) for name in ("tfn", "lmf"))
     assert tfn.model.head.hidden[1].weight.numel() == math.prod(widths) * 64  # type: ignore[union-attr,index]
     assert sum(p.numel() for p in lmf.model.fusion.parameters()) == 3 * (17 + 65 + 129) + 1

@@ -56,8 +56,8 @@ def test_reconstruction_is_the_mean_square_error_of_the_encoded_streams() -> Non
     given, shared = streams(shapes), streams(shapes, seed=1)
     expected = 0.0
     for m, stream in given.items():
-        made = loss.decoders[m](stream.x + shared[m].x)
-        expected += (made - stream.x)[stream.mask].square().mean() / 2
+        decoded = loss.decoders[m](stream.x + shared[m].x)
+        expected += (decoded - stream.x)[stream.mask].square().mean() / 2
     torch.testing.assert_close(loss(outputs(given, generic=shared), {}, PROGRESS), expected)
 
 
@@ -68,7 +68,7 @@ def test_tokens_attend_to_each_other_and_keep_their_places() -> None:
     out = fusion(shared, given, {})
     assert out.x.shape == (4, 1, 16)
     other = fusion(shared, {**given, "a": given["a"].map(lambda x: x + 1)}, {})
-    assert ((out.x - other.x).abs().view(4, 4, 4).amax(-1) > 0).all()  # every token has heard of the change
+    assert ((out.x - other.x).abs().view(4, 4, 4).amax(-1) > 0).all()  # the change reaches every token
 
 
 def test_generic_features_are_needed() -> None:

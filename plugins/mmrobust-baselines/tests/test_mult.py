@@ -1,4 +1,4 @@
-"""Promise: MulT's pairs are what the paper draws, and hearing oneself is self-attention."""
+"""Promise: MulT's pairs are what the paper draws, and attention to oneself is self-attention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mmrobust.contracts import Shape
+import torch.nn.functional as F
+from mmrobust.contracts import Shape, Stream
 from mmrobust.errors import OptionError
 from small import context, streams
 
@@ -16,61 +17,39 @@ from mmrobust_baselines.mult import CrossmodalPairs
 SHAPES = {"a": Shape(8, 5), "b": Shape(8, 3), "c": Shape(8, 6)}
 
 
-def test_a_crossmodal_transformer_that_hears_itself_is_self_attention() -> None:
+def test_a_crossmodal_transformer_over_itself_is_self_attention() -> None:
     stream = streams(SHAPES)["a"]
-    one = Transformer(8, 6, 1, 2)  # in the first block the source is what the query is
-    crossmodal = one(stream.x, stream.x, stream.mask, real=stream.mask)
-    torch.testing.assert_close(crossmodal, one(stream.x, None, stream.mask))
+    network = Transformer(8, 6, 1, 2)  # in the first block the source is the query
+    torch.testing.assert_close(network(stream, stream).x, network(stream).x)
 
 
-@pytest.mark.parametrize("wanted", [None, [[4], [2], [0], [1]]])
 @pytest.mark.parametrize("crossmodal", [True, False])
-def test_packed_steps_and_padded_ones_give_the_same_values_and_gradients(
-    crossmodal: bool, wanted: list[list[int]] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = Transformer(8, 6, 2, 2).double()
-    stream, other = streams(SHAPES)["a"], streams(SHAPES)["c"]
-    steps = None if wanted is None else torch.tensor(wanted)
+def test_padding_changes_neither_values_nor_gradients(crossmodal: bool) -> None:
+    network = Transformer(8, 9, 2, 2).double()
+    stream, other = (streams(SHAPES, full=True)[m].map(torch.Tensor.double) for m in "ac")
     results = []
-    for packed in (True, False):
-        monkeypatch.setattr("mmrobust_baselines.layers.eager", lambda packed=packed: packed)
+    for steps in (0, 3):
         network.zero_grad()
-        x, source = (s.x.double().requires_grad_() for s in (stream, other))
-        if crossmodal:
-            out = network(x, source, other.mask, steps, stream.mask)
-        else:
-            out = network(x, None, stream.mask, steps)
-        real = stream.mask if steps is None else stream.mask.gather(1, steps)
-        out = out.masked_fill(~real.unsqueeze(-1), 0)
+        padded = [Stream(F.pad(s.x, (0, 0, 0, steps), value=7.0), F.pad(s.mask, (0, steps))) for s in (stream, other)]
+        out = network(padded[0], padded[1] if crossmodal else None).x[:, :5]
         out.sin().sum().backward()
-        results.append([out, x.grad, source.grad if crossmodal else None, *(p.grad for p in network.parameters())])
-    for ours, plain in zip(*results, strict=True):
-        torch.testing.assert_close(ours, plain)
-
-
-def test_only_the_wanted_steps_come_out() -> None:
-    stream = streams(SHAPES, full=True)["c"]
-    wanted = torch.tensor([[5, 0], [2, 2], [0, 1], [3, 4]])
-    network = Transformer(8, 6, 2, 2)
-    everything = network(stream.x, None, stream.mask)
-    torch.testing.assert_close(
-        network(stream.x, None, stream.mask, wanted),
-        torch.stack([everything[i, steps] for i, steps in enumerate(wanted)]),
-    )
+        results.append([out, *(p.grad for p in network.parameters())])
+    for short, long in zip(*results, strict=True):
+        torch.testing.assert_close(short, long)
 
 
 def test_the_last_real_steps_come_out_and_zero_where_there_are_none() -> None:
     fusion = CrossmodalPairs(context(SHAPES), depth=1, self_depth=2, heads=2)
     given = streams(SHAPES)
     given["b"] = replace(given["b"], mask=given["b"].mask & torch.tensor([[False], [True], [True], [True]])).zeroed()
-    found = fusion({}, given, {}).x.view(4, 3, 16)
-    assert not found[0, 1].any() and found[1:, 1].any(-1).all()
-    heard = torch.cat([fusion.pairs["a"][b](given["a"].x, given[b].x, given[b].mask) for b in "bc"], -1)  # type: ignore[index,operator]
-    whole = fusion.selves["a"](heard, None, given["a"].mask)
-    torch.testing.assert_close(found[:, 0], last(replace(given["a"], x=whole)))
+    result = fusion({}, given, {}).x.view(4, 3, 16)
+    assert not result[0, 1].any() and result[1:, 1].any(-1).all()
+    attended = torch.cat([fusion.pairs["a"][b](given["a"], given[b]).x for b in "bc"], -1)  # type: ignore[index,operator]
+    whole = fusion.selves["a"](replace(given["a"], x=attended)).x
+    torch.testing.assert_close(result[:, 0], last(replace(given["a"], x=whole)))
 
 
-def test_each_modality_hears_every_other_and_the_widths_add_up() -> None:
+def test_each_modality_attends_to_every_other_and_the_widths_add_up() -> None:
     fusion = CrossmodalPairs(context(SHAPES), depth=1, self_depth=1, heads=2)
     assert {a: tuple(bs) for a, bs in fusion.pairs.items()} == {"a": ("b", "c"), "b": ("a", "c"), "c": ("a", "b")}  # type: ignore[arg-type]
     assert fusion.shape == Shape(3 * 2 * 8, 1)
@@ -80,12 +59,12 @@ def test_each_modality_hears_every_other_and_the_widths_add_up() -> None:
     assert ((before - after).abs().amax(-1) > 0).all()
 
 
-def test_in_normtrs_slot_the_generic_features_ask() -> None:
+def test_in_normtrs_slot_the_generic_features_are_the_query() -> None:
     fusion = CrossmodalPairs(context(SHAPES, generic=SHAPES), depth=1, self_depth=1, heads=2, query="generic")
     specific, generic = streams(SHAPES), streams(SHAPES, seed=1)
     out = fusion(generic, specific, {}).x
     assert not torch.equal(out, fusion(streams(SHAPES, seed=2), specific, {}).x)
-    # What a hears comes from the others' specific features, never from its own.
+    # What a attends to are the others' specific features, never from its own.
     changed = fusion(generic, {**specific, "a": specific["a"].map(lambda x: -x)}, {}).x
     assert torch.equal(out[..., :16], changed[..., :16]) and not torch.equal(out[..., 16:], changed[..., 16:])
 

@@ -1,4 +1,4 @@
-"""Promise: in the message hub every modality hears every other through the message."""
+"""Promise: in the message hub every modality reads every other through the message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_closed_gate_leaves_self_attention() -> None:
     assert torch.equal(before[:, :2], after[:, :2])
 
 
-def test_nobody_reinforces_a_message_that_nobody_hears() -> None:
+def test_a_message_that_no_modality_reads_is_not_computed() -> None:
     fusion = MessageHub(context(SHAPES), depth=2, heads=2)
     assert [len(layer) for layer in fusion.layers] == [6, 3]  # type: ignore[arg-type]
 
@@ -48,5 +48,5 @@ def test_a_message_is_weighed_by_attention() -> None:
         update.score[2].weight.zero_()  # type: ignore[operator]
         update.feed[3].weight.zero_()  # type: ignore[operator]
         update.feed[3].bias.zero_()  # type: ignore[operator]
-    heard, mask = [torch.randn(4, 5, 8) for _ in range(3)], torch.ones(4, 5, dtype=torch.bool)
-    torch.testing.assert_close(update(heard, mask), torch.stack(heard).mean(0))  # equal scores: the mean
+    messages, mask = [torch.randn(4, 5, 8) for _ in range(3)], torch.ones(4, 5, dtype=torch.bool)
+    torch.testing.assert_close(update(messages, mask), torch.stack(messages).mean(0))  # equal scores: the mean

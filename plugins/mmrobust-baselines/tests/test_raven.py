@@ -1,4 +1,4 @@
-"""Promise: RAVEN's words hear what is uttered with them, and are shifted no further than the paper lets them."""
+"""Promise: RAVEN's words read what is uttered with them, and are shifted no further than the paper lets them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ def stream(count: int, steps: int) -> Stream:
     return Stream(torch.zeros(1, steps, 1), torch.arange(steps).unsqueeze(0) < count)
 
 
-def heard(words: Stream, other: Stream, most: int = 9) -> list[list[int]]:
+def uttered_with(words: Stream, other: Stream, most: int = 9) -> list[list[int]]:
     place, real = windows(words, other, most)
     return [p[r].tolist() for p, r in zip(place[0], real[0], strict=True)]
 
 
 def test_without_times_words_are_spread_over_the_other_modality() -> None:
-    assert heard(stream(3, 4), stream(6, 8)) == [[0, 1], [2, 3], [4, 5], []]
-    assert heard(stream(2, 2), stream(3, 5)) == [[0, 1], [1, 2]]
-    assert heard(stream(5, 5), stream(5, 5)) == [[0], [1], [2], [3], [4]]
-    assert heard(stream(2, 2), stream(0, 4)) == [[], []]
+    assert uttered_with(stream(3, 4), stream(6, 8)) == [[0, 1], [2, 3], [4, 5], []]
+    assert uttered_with(stream(2, 2), stream(3, 5)) == [[0, 1], [1, 2]]
+    assert uttered_with(stream(5, 5), stream(5, 5)) == [[0], [1], [2], [3], [4]]
+    assert uttered_with(stream(2, 2), stream(0, 4)) == [[], []]
 
 
 def test_many_steps_are_thinned_out() -> None:
-    assert heard(stream(1, 1), stream(8, 8), most=4) == [[0, 2, 4, 6]]
+    assert uttered_with(stream(1, 1), stream(8, 8), most=4) == [[0, 2, 4, 6]]
 
 
-def test_with_times_a_word_hears_what_overlaps_it() -> None:
+def test_with_times_a_word_takes_the_steps_that_overlap_it() -> None:
     words = replace(stream(2, 2), times=torch.tensor([[[0.0, 1.0], [3.0, 4.0]]]))
     other = replace(stream(4, 4), times=torch.tensor([[[0.0, 0.6], [0.6, 1.4], [1.4, 3.0], [3.0, 5.0]]]))
-    assert heard(words, other) == [[0, 1], [3]]
+    assert uttered_with(words, other) == [[0, 1], [3]]
 
 
 def test_a_shift_is_at_most_beta_times_the_word() -> None:

@@ -10,7 +10,7 @@ from mmrobust import recipe as recipes
 from mmrobust.contracts import Batch, Progress, Shape, Stream, Task
 from mmrobust.contracts.randomness import generator
 from mmrobust.model.assemble import Built, build
-from small import made_up
+from small import need_timm, random_data
 from torch import nn
 
 PEERS = sorted(name for name in recipes.shipped() if name.startswith("peers/"))
@@ -39,12 +39,9 @@ SMALLER = {
 PROGRESS = Progress(1, torch.tensor(0.5))
 
 
-def made(name: str, *overrides: str) -> Built:
+def built_from(name: str, *overrides: str) -> Built:
     if name.endswith("vit"):
-        try:
-            import timm  # noqa: F401
-        except Exception as error:  # it imports torchvision, which fails in many ways
-            pytest.skip(f"timm cannot be imported: {error}")
+        need_timm()
     return build(recipes.load(name, [*SMALL, *SMALLER.get(name, []), *overrides]))
 
 
@@ -82,20 +79,20 @@ def learnt(built: Built, count: int) -> tuple[list[float], set[str]]:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_learns_a_small_batch_by_heart(name: str) -> None:
-    history, without = learnt(made(name), 20)
+    history, without = learnt(built_from(name), 20)
     assert not without, f"no gradient ever for {sorted(without)}"
     assert sum(history[-3:]) < 0.75 * sum(history[:3])
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_takes_classes(name: str) -> None:
-    history, _ = learnt(made(name, "data.classes=3"), 6)
+    history, _ = learnt(built_from(name, "data.classes=3"), 6)
     assert history[-1] < history[0]
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_nan_in_padding_reaches_neither_a_loss_nor_a_gradient(name: str) -> None:
-    built = made(name)
+    built = built_from(name)
     modules = certain(built)
     clean = first(built)
     spoilt = replace(
@@ -117,7 +114,7 @@ def test_nan_in_padding_reaches_neither_a_loss_nor_a_gradient(name: str) -> None
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("missing", [[], ["text"]], ids=["none", "text"])
 def test_a_peer_stays_finite_where_everything_or_one_modality_is_gone(name: str, missing: list[str]) -> None:
-    built = made(name)
+    built = built_from(name)
     batch = first(built)
     gone = {
         m: Stream(torch.zeros_like(s.x), torch.zeros_like(s.mask) if m in missing else s.mask)
@@ -132,7 +129,7 @@ def test_a_peer_stays_finite_where_everything_or_one_modality_is_gone(name: str,
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_peer_takes_two_modalities(name: str) -> None:
-    built = made(name, "model.modalities=[text, vision]")
+    built = built_from(name, "model.modalities=[text, vision]")
     out = built.model(first(built).features)
     assert out.prediction.shape == (6, 1)
 
@@ -170,8 +167,8 @@ def test_a_variant_learns_from_data_of_the_paper_s_other_shapes(study: str, name
     if name not in loaded.variants:
         return
     if name.endswith("vit"):
-        pytest.importorskip("timm", exc_type=Exception)
-    dataset = made_up(*LIKE[study])
+        need_timm()
+    dataset = random_data(*LIKE[study])
     built = build(loaded.variant(name), dataset=dataset)
     total, _, views = built.learning.losses(built.model, first(built), generator(1), PROGRESS)
     total.backward()

@@ -1,4 +1,4 @@
-"""Promise: Self-MM's made-up labels follow its equations 7 to 14, worked out by hand."""
+"""Promise: Self-MM's generated labels follow its equations 7 to 14, worked out by hand."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mmrobust_baselines.self_mm import UnimodalLabels
 SHAPES = pooled(4, 3)
 
 
-def made(labels: torch.Tensor, **changes: object) -> tuple[UnimodalLabels, Outputs]:
-    told = context(SHAPES, **changes)  # type: ignore[arg-type]
-    objective = UnimodalLabels(replace(told, fused=replace(SHAPES["a"], width=7)), hidden=5)
+def objective_and_outputs(labels: torch.Tensor, **changes: object) -> tuple[UnimodalLabels, Outputs]:
+    described = context(SHAPES, **changes)  # type: ignore[arg-type]
+    objective = UnimodalLabels(replace(described, fused=replace(SHAPES["a"], width=7)), hidden=5)
     return objective, outputs(streams(SHAPES, len(labels)), label=labels)
 
 
 def test_labels_begin_as_the_multimodal_ones_and_weigh_nothing() -> None:
     y = torch.tensor([1.0, -2.0, 0.5, -0.5])
-    objective, out = made(y)
+    objective, out = objective_and_outputs(y)
     assert objective(out, {}, PROGRESS).item() == 0
     with torch.no_grad():
         objective.update(out, {}, PROGRESS)
@@ -32,7 +32,7 @@ def test_labels_begin_as_the_multimodal_ones_and_weigh_nothing() -> None:
 
 def test_the_second_time_labels_move_as_the_paper_says() -> None:
     y = torch.tensor([1.0, -2.0, 0.5, -0.5])
-    objective, out = made(y)
+    objective, out = objective_and_outputs(y)
     with torch.no_grad():
         objective.update(out, {}, PROGRESS)
         moved = {m: Stream(s.x + 0.3, s.mask) for m, s in out.specific.items()}
@@ -60,7 +60,7 @@ def test_the_second_time_labels_move_as_the_paper_says() -> None:
 
 
 def test_labels_of_classes_stay_distributions() -> None:
-    objective, out = made(torch.tensor([0, 1, 2, 1]), task=CLASSES)
+    objective, out = objective_and_outputs(torch.tensor([0, 1, 2, 1]), task=CLASSES)
     for _ in range(3):
         with torch.no_grad():
             objective.update(out, {}, PROGRESS)
@@ -72,7 +72,7 @@ def test_labels_of_classes_stay_distributions() -> None:
 
 def test_without_positives_labels_stay() -> None:
     y = torch.tensor([-1.0, -2.0, -0.5, -0.5])
-    objective, out = made(y)
+    objective, out = objective_and_outputs(y)
     with torch.no_grad():
         objective.update(out, {}, PROGRESS)
         objective.update(out, {}, PROGRESS)

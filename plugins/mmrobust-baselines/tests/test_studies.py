@@ -7,6 +7,7 @@ import torch
 from mmrobust import recipe as recipes
 from mmrobust.contracts import Progress
 from mmrobust.model.assemble import build
+from small import need_timm
 
 TINY = [
     "data.train=12", "data.valid=6", "data.test=6", "data.length=8", "data.text=6", "data.audio=4", "data.vision=4",
@@ -21,7 +22,7 @@ def test_every_variant_learns(name: str) -> None:
     assert len({str(v.evaluate) for v in variants.values()}) == len({str(v.data) for v in variants.values()}) == 1
     for variant, recipe in variants.items():
         if variant == "vit":
-            pytest.importorskip("timm", exc_type=Exception)
+            need_timm()
         built = build(recipe)
         batch = built.dataset.splits["train"].batch(torch.arange(6))
         total, _, _ = built.learning.losses(

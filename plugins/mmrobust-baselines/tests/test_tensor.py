@@ -20,9 +20,9 @@ def test_tensor_fusion_is_the_outer_product_with_ones() -> None:
     fusion = TensorFusion(context(shapes))
     given = streams(shapes)
     expected = torch.einsum("bi,bj,bk->bijk", *with_ones(given)).flatten(1)
-    found = fusion({}, given, {})
-    torch.testing.assert_close(found.x.squeeze(1), expected)
-    assert found.x.shape[-1] == fusion.shape.width == 4 * 3 * 5
+    result = fusion({}, given, {})
+    torch.testing.assert_close(result.x.squeeze(1), expected)
+    assert result.x.shape[-1] == fusion.shape.width == 4 * 3 * 5
     assert sum(p.numel() for p in fusion.parameters()) == 0  # section 4.2: no learnable parameters
 
 

@@ -26,19 +26,19 @@ def test_only_what_was_erased_counts() -> None:
     erased["a"][1, 2] = erased["a"][3, 0] = True
     noisy = {m: Stream(s.x.masked_fill(erased[m].unsqueeze(-1), 0), s.mask) for m, s in clean.items()}
     out = replace(out, batch=out.batch.noisy(noisy, erased))
-    made = objective.layers["a"](out.generic["a"].x)
-    expected = F.smooth_l1_loss(made[erased["a"]], clean["a"].x[erased["a"]])
+    decoded = objective.layers["a"](out.generic["a"].x)
+    expected = F.smooth_l1_loss(decoded[erased["a"]], clean["a"].x[erased["a"]])
     torch.testing.assert_close(objective(out, {}, PROGRESS), expected)
 
 
-def test_every_modality_hears_all() -> None:
+def test_every_modality_attends_to_all() -> None:
     encoder = IntraInter(replace(context(SHAPES), width=6), depth=1, heads=2, kernel=1)
     given = streams(SHAPES)
     out = encoder(given, {})
     assert {m: s.x.shape[-1] for m, s in out.items()} == {"a": 12, "b": 12}
     other = encoder({**given, "b": given["b"].map(lambda x: -x)}, {})
-    same, heard = out["a"].x.chunk(2, -1), other["a"].x.chunk(2, -1)
-    assert torch.equal(same[0], heard[0]) and not torch.equal(same[1], heard[1])
+    before, after = out["a"].x.chunk(2, -1), other["a"].x.chunk(2, -1)
+    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
 
 
 def test_the_gate_encoder_keeps_the_maximum_over_real_steps() -> None:

@@ -1,4 +1,4 @@
-"""Promise: MCTN needs the source alone, and decodes its targets from what it made of it."""
+"""Promise: MCTN needs the source alone, and decodes its targets from its joint representations."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def test_a_prediction_reads_the_source_alone() -> None:
 
 
 def test_the_loss_adds_translations_and_the_way_back() -> None:
-    told = replace(context(SHAPES), fused=Shape(3, 1))
-    fusion, objective = TranslationChain(told, hidden=3), Translation(told, hidden=4, cycle=0.5)
+    around = replace(context(SHAPES), fused=Shape(3, 1))
+    fusion, objective = TranslationChain(around, hidden=3), Translation(around, hidden=4, cycle=0.5)
     given = streams(SHAPES)
     out = outputs(given)
     fusion({}, given, out.notes)
     joints = out.notes[JOINTS]["joints"]
     assert list(joints) == ["b", "c"]
-    made = {m: d(joints[m], SHAPES[m].length) for m, d in objective.decoders.items()}
-    expected = sum((made[m] - given[m].x)[given[m].mask].square().mean() for m in made)
-    back, _ = objective.back(replace(given["b"], x=made["b"]))
+    decoded = {m: d(joints[m], SHAPES[m].length) for m, d in objective.decoders.items()}
+    expected = sum((decoded[m] - given[m].x)[given[m].mask].square().mean() for m in decoded)
+    back, _ = objective.back(replace(given["b"], x=decoded["b"]))
     expected = expected + 0.5 * (objective.home(back, 5) - given["a"].x)[given["a"].mask].square().mean()
     loss = objective(out, {}, PROGRESS)
     torch.testing.assert_close(loss, expected)
@@ -42,7 +42,7 @@ def test_the_loss_adds_translations_and_the_way_back() -> None:
     assert all(p.grad is not None for p in fusion.encoders.parameters())
 
 
-def test_a_decoder_hears_its_own_output() -> None:
+def test_a_decoder_reads_its_own_output() -> None:
     decoder = Decoder(3, 4, 2, "auto")
     joint = streams({"j": Shape(3, 5)})["j"]
     three, five = decoder(joint, 3), decoder(joint, 5)
@@ -50,15 +50,18 @@ def test_a_decoder_hears_its_own_output() -> None:
     assert not torch.allclose(five[:, 3], five[:, 4])
 
 
-def test_targets_come_in_the_order_that_is_told() -> None:
-    told = replace(context(SHAPES), fused=Shape(3, 1))
-    fusion, objective = TranslationChain(told, hidden=3, targets=["c", "b"]), Translation(told, targets=["c", "b"])
+def test_targets_come_in_the_order_of_the_option() -> None:
+    around = replace(context(SHAPES), fused=Shape(3, 1))
+    fusion, objective = (
+        TranslationChain(around, hidden=3, targets=["c", "b"]),
+        Translation(around, targets=["c", "b"]),
+    )
     out = outputs(streams(SHAPES))
     fusion({}, streams(SHAPES), out.notes)
     assert list(out.notes[JOINTS]["joints"]) == list(objective.decoders) == ["c", "b"]
     assert objective.back.ahead[0].input_size == SHAPES["c"].width
     with pytest.raises(OptionError, match="other modalities"):
-        TranslationChain(told, targets=["c"])
+        TranslationChain(around, targets=["c"])
 
 
 def test_both_directions_are_added_and_the_states_are_weighed() -> None:
