@@ -11,7 +11,9 @@ from torch import Tensor
 
 from mmrobust.contracts import Streams
 
-__all__ = ["Layout", "erased_mass", "layout", "relative", "shrink"]
+__all__ = ["WEIGHTS_AT_ONCE", "Layout", "erased_mass", "layout", "relative", "shrink", "to_lists"]
+
+WEIGHTS_AT_ONCE = 2**23  # attention weights of one head
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,11 @@ def erased_mass(weights: Tensor, keys: Layout, queries: Layout | None = None) ->
     """
     mass = torch.einsum("bhst,bt->bhs", weights.double(), keys.erased.double()).mean(1)
     if queries is None:
-        found = mass.mean(1)
+        mean = mass.mean(1)
     else:
         real = queries.real.double()
-        found = (mass * real).sum(1) / real.sum(1)
-    return found.masked_fill(~keys.real.any(1), torch.nan)
+        mean = (mass * real).sum(1) / real.sum(1)
+    return mean.masked_fill(~keys.real.any(1), torch.nan)
 
 
 def relative(weights: Tensor, keys: Layout, queries: Layout | None) -> Tensor:
@@ -83,9 +85,9 @@ def relative(weights: Tensor, keys: Layout, queries: Layout | None) -> Tensor:
         keys: What the keys are.
         queries: What the queries are; None where every query counts.
     """
-    seen = weights[0].double().mean(0)[:, keys.real[0]]
-    seen = seen if queries is None else seen[queries.real[0]]
-    return seen * keys.real[0].sum()
+    mean = weights[0].double().mean(0)[:, keys.real[0]]
+    mean = mean if queries is None else mean[queries.real[0]]
+    return mean * keys.real[0].sum()
 
 
 def shrink(
@@ -119,6 +121,6 @@ def _bins(picture: Tensor, lengths: Mapping[str, int], most: int) -> tuple[Tenso
     return (torch.stack(parts), cells) if parts else (picture, cells)
 
 
-def told(values: Tensor, digits: int = 4) -> Any:
+def to_lists(values: Tensor, digits: int = 4) -> Any:
     """A tensor as lists of short numbers."""
     return torch.round(values.double(), decimals=digits).tolist()

@@ -1,18 +1,20 @@
 """Linear probes: what can still be read from frozen features (Alain and Bengio, 2016).
 
 NORM-TR's adversaries are meant to take the modality and the noise out of the NRGF. A fresh linear classifier, trained
-on features of the training split and measured on the test split, tells how far they have come.
+on features of the training split and measured on the test split, measures how far they have come.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Probe", "fit", "probe"]
+__all__ = ["Probe", "fit", "probe", "probe_stages"]
 
 PENALTY = 1e-3
 
@@ -77,3 +79,35 @@ def fit(x: Tensor, y: Tensor, classes: int, penalty: float = PENALTY) -> tuple[T
 
         optimizer.step(closure)  # type: ignore[arg-type]
     return weight.detach(), bias.detach()
+
+
+def probe_stages(features: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> list[dict[str, Any]]:
+    """How well a fresh linear probe reads the modality, and whether noise was added, from each stage's features.
+
+    Args:
+        features: Pooled, `{split: {stage: {modality: n d}}}`, of `train`, `noisy train`, `test` and `noisy test`.
+    """
+    stages = [stage for stage, streams in features["test"].items() if streams]
+    rows = []
+    for stage in stages:
+        streams = features["test"][stage]
+        if len(streams) > 1 and len({x.shape[1] for x in streams.values()}) == 1:
+            train, test = ([*features[split][stage].values()] for split in ("train", "test"))
+            rows.append(_row("modality", stage, train, test))
+    for stage in stages:
+        train, test = (
+            [torch.cat([*features[name][stage].values()], -1) for name in (split, f"noisy {split}")]
+            for split in ("train", "test")
+        )
+        rows.append(_row("noise", stage, train, test))
+    return rows
+
+
+def _row(asks: str, stage: str, train: Sequence[Tensor], test: Sequence[Tensor]) -> dict[str, Any]:
+    """One probe: which of several groups of rows, each `n d`, a row belongs to."""
+    return {"asks": asks, "reads": stage, **vars(probe(*_stacked(train), *_stacked(test)))}
+
+
+def _stacked(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Groups of rows one under the other, and which group each is of."""
+    return torch.cat(list(groups)), torch.cat([torch.full((len(x),), i) for i, x in enumerate(groups)])

@@ -17,11 +17,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bandwidth", "density", "similarities", "summarise"]
+__all__ = ["bandwidth", "density", "similarities", "similarity_of", "summarise"]
 
 GRID = torch.linspace(-1, 1, 401, dtype=torch.float64)
 _NARROWEST = 0.01  # two steps of the grid
 _AT_ONCE = 4096
+
+
+def similarity_of(generic: Mapping[str, Tensor], specific: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Densities of the cosine similarities of pooled features, as `analysis.json` holds them.
+
+    Args:
+        generic: `{m: n d}`.
+        specific: `{m: n d}`.
+    """
+    if not generic:
+        return {"missing": "this model has no generic features"}
+    values = similarities(generic, specific)
+    if not values:
+        return {"missing": "this model has no two streams of generic and specific features of one width"}
+    return {name: summarise(one) for name, one in values.items()}
 
 
 def similarities(generic: Mapping[str, Tensor], specific: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,13 +50,13 @@ def similarities(generic: Mapping[str, Tensor], specific: Mapping[str, Tensor]) 
         `generic_generic` and `generic_specific`, one number for each pair; without those for which there are no pairs
         of one width.
     """
-    found = {}
+    values = {}
     across = [_cosine(generic[a], generic[b]) for a, b in combinations(generic, 2) if _alike(generic[a], generic[b])]
     within = [_cosine(generic[m], specific[m]) for m in generic if m in specific and _alike(generic[m], specific[m])]
     for name, parts in (("generic_generic", across), ("generic_specific", within)):
         if parts:
-            found[name] = torch.cat(parts)
-    return found
+            values[name] = torch.cat(parts)
+    return values
 
 
 def summarise(values: Tensor) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmrobust.cli.train import Json, Overrides, Quiet, RecipeRef, Runs, Seeds, _seeds
+from mmrobust.cli.train import Json, Overrides, Quiet, RecipeRef, Runs, Seeds, seed_numbers
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def study(
     """
     from mmrobust.studies import run_study
 
-    numbers = None if seeds is None else _seeds(seeds)
+    numbers = None if seeds is None else seed_numbers(seeds)
     result = run_study(recipe, overrides or [], runs=runs, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)
     if as_json:
         from mmrobust.training.folder import to_json

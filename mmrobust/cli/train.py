@@ -111,7 +111,7 @@ def _do(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    numbers = None if seeds is None else _seeds(seeds)
+    numbers = None if seeds is None else seed_numbers(seeds)
     result = do(recipe, overrides or [], runs=runs, out=out, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)
     if as_json:
         from mmrobust.training.folder import to_json
@@ -121,7 +121,7 @@ def _do(
         typer.echo(str(result))
 
 
-def _seeds(text: str) -> int | list[int]:
+def seed_numbers(text: str) -> int | list[int]:
     """`5` is a count, `3,7` and `3,` are the seeds themselves."""
     try:
         numbers = [int(piece) for piece in text.split(",") if piece.strip()]

@@ -1,5 +1,6 @@
-"""The report of a run: one HTML page that opens from disk alone, and its figures as SVG files."""
+"""Reports of runs and studies: one HTML page each that opens from disk alone, and its figures as SVG files."""
 
 from mmrobust.reports.page import report
+from mmrobust.reports.study import report_study
 
-__all__ = ["report"]
+__all__ = ["report", "report_study"]

@@ -1,67 +1,34 @@
-"""Figures as SVG text. The same numbers give the same bytes: no dates, no random ids, no fonts of the machine."""
+"""Figures of scores as SVG text: against the rate of noise, over the epochs, and mean ranks."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mmrobust.measures import Measure
+from mmrobust.reports.drawing import (
+    DASHED,
+    FAINT,
+    INK,
+    PAPER,
+    QUIET,
+    SERIES,
+    numbers,
+    one_panel,
+    plain,
+    scaled,
+    style,
+    svg_text,
+)
 
-__all__ = ["COLOURS", "Curve", "against_rate", "cliques", "compared", "inline", "multiples", "over_epochs", "ranked"]
-
-# Colours as files have them. On the page each becomes a CSS variable, so that figures follow dark mode and print.
-INK, QUIET, FAINT, GRID, PAPER = "#22262b", "#666d76", "#b9bfc6", "#e3e6ea", "#fefeff"
-SERIES = ("#0b6b94", "#bf5a13", "#55802c", "#7d4fa8", "#b0355f", "#8a6d1d")
-_VARIABLES = {INK: "--ink", QUIET: "--quiet", FAINT: "--faint", GRID: "--grid", PAPER: "--figure"} | {
-    colour: f"--series-{i + 1}" for i, colour in enumerate(SERIES)
-}
-
-COLOURS = {variable: colour for colour, variable in _VARIABLES.items()}
-
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "text.parse_math": False,
-    "text.color": INK,
-    "axes.edgecolor": QUIET,
-    "axes.facecolor": "none",
-    "axes.labelcolor": QUIET,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.facecolor": PAPER,
-    "lines.linewidth": 1.7,
-    "lines.solid_capstyle": "round",
-}
-
-_DASHED: dict[str, Any] = {"linestyle": (0, (4, 2.5)), "linewidth": 1.2}
+__all__ = ["Curve", "against_rate", "cliques", "compared", "multiples", "over_epochs", "ranked"]
 
 
 @dataclass(frozen=True)
@@ -90,40 +57,40 @@ def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curv
         curves: One for each noise.
         large: The figure that stands alone, with a legend.
     """
-    with _style(f"rate {measure.name} {large}"):
+    with style(f"rate {measure.name} {large}"):
         limited = any(curve.limit is not None for curve in curves)
         below = large and len(curves) > 1  # names of several noises need a line each
         room = 0.2 * (len(curves) + limited) if below else 0.0
-        figure, axes = _figure(5.8 if large else 3.45, (3.2 if large else 2.35) + room, room)
+        figure, axes = one_panel(5.8 if large else 3.45, (3.2 if large else 2.35) + room, room)
         scale = 100 if measure.percent else 1
         for i, curve in enumerate(curves):
             colour = SERIES[i % len(SERIES)]
             if curve.limit is not None:
-                axes.plot(rates, _scaled(curve.limit, scale), color=colour if below else QUIET, **_DASHED)
+                axes.plot(rates, scaled(curve.limit, scale), color=colour if below else QUIET, **DASHED)
             if len(curve.each) > 1:
                 columns = [[x for x in column if x is not None] for column in zip(*curve.each, strict=True)]
                 low = [min(column) * scale if column else None for column in columns]
                 high = [max(column) * scale if column else None for column in columns]
-                axes.fill_between(rates, _number(low), _number(high), color=colour, alpha=0.18, linewidth=0)
-            axes.plot(rates, _scaled(curve.mean, scale), color=colour, marker="o", markersize=3.2 if large else 2.4)
-        axes.set_title(_plain(measure.title))
+                axes.fill_between(rates, numbers(low), numbers(high), color=colour, alpha=0.18, linewidth=0)
+            axes.plot(rates, scaled(curve.mean, scale), color=colour, marker="o", markersize=3.2 if large else 2.4)
+        axes.set_title(plain(measure.title))
         axes.set_xlabel("noise rate")
         axes.set_xlim(min(rates), max(rates) if max(rates) > min(rates) else min(rates) + 1)
         axes.margins(y=0.08)
         if large:
             lines = [
-                Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", markersize=3.2, label=_plain(curve.name))
+                Line2D([], [], color=SERIES[i % len(SERIES)], marker="o", markersize=3.2, label=plain(curve.name))
                 for i, curve in enumerate(curves)
             ]
             if limited:
-                lines.append(Line2D([], [], color=QUIET, label="limit", **_DASHED))
+                lines.append(Line2D([], [], color=QUIET, label="limit", **DASHED))
             place: dict[str, Any] = (
                 {"loc": "upper left", "bbox_to_anchor": (0, -0.44 / 2.42), "ncols": 1}
                 if below
                 else {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
             )
             axes.legend(handles=lines, borderaxespad=0.2, handlelength=1.8, labelspacing=0.3, **place)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def compared(
@@ -147,28 +114,28 @@ def compared(
         shown: Where there are too many for a colour each: which of them has which colour; the others stay grey.
         areas: Under each curve, beside its name in the legend, which is then in their order, the best first.
     """
-    with _style(f"compared {measure.name} {noise} {large}"):
-        names = [_plain(curve.name) for _, curve in curves]
+    with style(f"compared {measure.name} {noise} {large}"):
+        names = [plain(curve.name) for _, curve in curves]
         beside = 0.95 + 0.066 * max(map(len, names))  # inches for the legend
         width, height = (6 + beside, max(3.5, 0.9 + 0.19 * (len(curves) + 1))) if large else (3.45, 2.35)
-        figure, axes = _figure(width, height)
+        figure, axes = one_panel(width, height)
         scale = 100 if measure.percent else 1
         looks = [_look(i, shown) for i in range(len(curves))]
         for i, (rates, curve) in enumerate(curves):
             colour, dashes, marker = looks[i]
             front = 3 if colour != FAINT else 2
             if curve.limit is not None and not (one_limit and i) and (one_limit or colour != FAINT):
-                axes.plot(rates, _scaled(curve.limit, scale), color=QUIET if one_limit else colour,
+                axes.plot(rates, scaled(curve.limit, scale), color=QUIET if one_limit else colour,
                           linestyle=(0, (4, 2.5)), linewidth=1.1, alpha=0.8)  # fmt: skip
-            axes.plot(rates, _scaled(curve.mean, scale), color=colour, linestyle=dashes, zorder=front,
+            axes.plot(rates, scaled(curve.mean, scale), color=colour, linestyle=dashes, zorder=front,
                       linewidth=1.6 if front == 3 else 1, marker=marker, gid=f"curve-{i}",
                       markersize=3.6 if large else 2.4)  # fmt: skip
             if large and len(curve.each) > 1 and len(curves) <= 4:
                 columns = [[x for x in column if x is not None] for column in zip(*curve.each, strict=True)]
                 low = [min(column) * scale if column else None for column in columns]
                 high = [max(column) * scale if column else None for column in columns]
-                axes.fill_between(rates, _number(low), _number(high), color=colour, alpha=0.12, linewidth=0)
-        axes.set_title(_plain(measure.title))
+                axes.fill_between(rates, numbers(low), numbers(high), color=colour, alpha=0.12, linewidth=0)
+        axes.set_title(plain(measure.title))
         axes.set_xlabel("noise rate")
         every = [rate for rates, _ in curves for rate in rates]
         axes.set_xlim(min(every), max(every) if max(every) > min(every) else min(every) + 1)
@@ -176,7 +143,7 @@ def compared(
         if large:
             figure.subplots_adjust(right=1 - beside / width)
             _name(axes, measure, names, looks, areas, one_limit and curves[0][1].limit is not None, height)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _look(i: int, shown: Mapping[int, int] | None) -> tuple[str, Any, str | None]:
@@ -230,7 +197,7 @@ def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[floa
         noise: Its name.
         curves: Rates and curve of each model, the reference first.
     """
-    with _style(f"multiples {measure.name} {noise}"):
+    with style(f"multiples {measure.name} {noise}"):
         columns = min(5, len(curves))
         rows = -(-len(curves) // columns)
         width, height = 2.05 * columns + 0.3, 1.5 * rows + 0.55
@@ -239,22 +206,22 @@ def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[floa
         figure.subplots_adjust(0.5 / width, 0.45 / height, 1 - 0.08 / width, 1 - 0.45 / height, 0.1, 0.36)
         scale = 100 if measure.percent else 1
         behind = [(x, y) for rates, curve in curves
-                  for x, y in [*zip(rates, _scaled(curve.mean, scale), strict=True), (math.nan, math.nan)]]  # fmt: skip
+                  for x, y in [*zip(rates, scaled(curve.mean, scale), strict=True), (math.nan, math.nan)]]  # fmt: skip
         for i, panel in enumerate(panels.flat):
             if i >= len(curves):
                 panel.set_axis_off()
                 continue
             rates, curve = curves[i]
             panel.plot(*zip(*behind, strict=True), color=FAINT, linewidth=0.5)
-            panel.plot(curves[0][0], _scaled(curves[0][1].mean, scale), color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
-            panel.plot(rates, _scaled(curve.mean, scale), color=SERIES[0], linewidth=1.8)
-            name = _plain(curve.name)
+            panel.plot(curves[0][0], scaled(curves[0][1].mean, scale), color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+            panel.plot(rates, scaled(curve.mean, scale), color=SERIES[0], linewidth=1.8)
+            name = plain(curve.name)
             panel.set_title(name if len(name) <= 24 else f"{name[:23]}…", fontsize=8.2, pad=4)
             panel.tick_params(labelsize=7)
-        figure.suptitle(f"{_plain(measure.title)}", x=0.5 / width, y=1 - 0.06 / height, ha="left", va="top",
+        figure.suptitle(f"{plain(measure.title)}", x=0.5 / width, y=1 - 0.06 / height, ha="left", va="top",
                         fontsize=9.5, fontweight="bold")  # fmt: skip
-        figure.supxlabel(f"rate of {_plain(noise)}", fontsize=8, color=QUIET, y=0.06 / height)
-        return _svg(figure)
+        figure.supxlabel(f"rate of {plain(noise)}", fontsize=8, color=QUIET, y=0.06 / height)
+        return svg_text(figure)
 
 
 def ranked(ranks: Mapping[str, float], difference: float | None, reference: str) -> str:
@@ -268,7 +235,7 @@ def ranked(ranks: Mapping[str, float], difference: float | None, reference: str)
     order = sorted(ranks, key=lambda name: (ranks[name], name))
     values = [ranks[name] for name in order]
     bars = cliques(values, difference) if difference is not None else []
-    with _style("ranked"):
+    with style("ranked"):
         half = -(-len(order) // 2)
         first = 0.42 + 0.13 * len(bars)  # below the line, inches
         width, height = 7.2, 0.85 + first + 0.21 * half
@@ -302,10 +269,10 @@ def ranked(ranks: Mapping[str, float], difference: float | None, reference: str)
             axes.plot([at(values[i]), at(values[i]), edge], [0, y, y], color=SERIES[0] if strong else FAINT,
                       linewidth=1.3 if strong else 0.8, zorder=1)  # fmt: skip
             axes.plot([at(values[i])], [0], color=colour, marker="o", markersize=3.6)
-            shown = f"{_plain(name)}  {values[i]:.2f}" if side else f"{values[i]:.2f}  {_plain(name)}"
+            shown = f"{plain(name)}  {values[i]:.2f}" if side else f"{values[i]:.2f}  {plain(name)}"
             axes.text(edge + (-0.06 if side else 0.06), y, shown, ha="right" if side else "left", va="center",
                       fontsize=8.2, color=colour, fontweight="bold" if strong else "normal")  # fmt: skip
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def cliques(values: Sequence[float], difference: float) -> list[tuple[int, int]]:
@@ -328,73 +295,21 @@ def over_epochs(
         series: Epochs and values of each seed.
         chosen: The epoch of the best checkpoint of each seed.
     """
-    with _style(f"epochs {title}"):
-        figure, axes = _figure(3.45, 2.35)
+    with style(f"epochs {title}"):
+        figure, axes = one_panel(3.45, 2.35)
         many = len(series) > len(SERIES)
         for i, (seed, (epochs, values)) in enumerate(series.items()):
             colour = SERIES[0 if many else i]
-            found = _number(values)
+            found = numbers(values)
             axes.plot(epochs, found, color=colour, linewidth=1.2, alpha=0.5 if many else 1, label=f"seed {seed}",
                       marker="o" if len(epochs) == 1 else None, markersize=3)  # fmt: skip
             if seed in chosen and chosen[seed] in epochs:
                 at = list(epochs).index(chosen[seed])
                 axes.plot([epochs[at]], [found[at]], color=colour, marker="o", markersize=5, markerfacecolor=PAPER)
-        axes.set_title(_plain(title))
+        axes.set_title(plain(title))
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.margins(x=0.02, y=0.08)
         if 1 < len(series) <= len(SERIES):
             axes.legend(loc="best", handlelength=1.2, labelspacing=0.3)
-        return _svg(figure)
-
-
-def inline(svg: str) -> str:
-    """The figure as part of a page: no prologue, no fixed size, colours that follow the page's."""
-    body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
-    head, _, rest = body.partition(">")
-    body = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
-    body = re.sub(r' id="(?:curve|name)-(\d+)"', r' class="curve-\1"', body)  # what the page's script lets step forward
-    # Most ids are the same in every figure, and a page may have each but once; those that nothing refers to go.
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var({variable})")
-    return body
-
-
-def _style(salt: str) -> AbstractContextManager[None]:
-    """The house's style; `salt` keeps the ids of two figures of a page apart."""
-    settings: Any = {**_STYLE, "svg.hashsalt": salt}
-    return mpl.rc_context(settings)
-
-
-def _plain(text: str) -> str:
-    """Text that XML can hold and a figure has room for; names come from strangers."""
-    text = "".join(c if c.isprintable() else "�" for c in text)
-    text = text if len(text) <= 48 else f"{text[:47]}…"
-    # A label that begins with '_' would be left out of the legend.
-    return f" {text}" if text.startswith("_") else text
-
-
-def _scaled(values: Sequence[float | None], scale: float) -> list[float]:
-    return [float("nan") if x is None else x * scale for x in values]
-
-
-def _number(values: Sequence[float | None]) -> list[float]:
-    return _scaled(values, 1)
-
-
-def _figure(width: float, height: float, below: float = 0.0) -> tuple[Figure, Axes]:
-    """A figure whose margins are the same whatever it shows, so that those beside each other are in line; inches."""
-    figure = Figure(figsize=(width, height))
-    left, right, bottom, top = 0.5, 0.12, 0.44 + below, 0.34
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
-    return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # A hundredth of a point is finer than any printer, and the files are half as large.
-    short = lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0])
-    return re.sub(r' (?:d|x|y|x1|y1)="[^"]*"', short, buffer.getvalue())
+        return svg_text(figure)

@@ -10,7 +10,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from mmrobust.measures import Measure
-from mmrobust.reports.figures import FAINT, INK, PAPER, QUIET, SERIES, _figure, _number, _plain, _style, _svg
+from mmrobust.reports.drawing import FAINT, INK, PAPER, QUIET, SERIES, numbers, one_panel, plain, style, svg_text
 
 __all__ = ["attended", "gap", "looked", "probed", "similar"]
 
@@ -24,7 +24,7 @@ def similar(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         runs: Title, and for `generic_generic` and `generic_specific` grid, density and mean.
     """
     kinds = (("generic_generic", "NRGF – NRGF", SERIES[0]), ("generic_specific", "NRGF – MF", SERIES[1]))
-    with _style("similar"):
+    with style("similar"):
         width, height = 3.9 * len(runs) + 0.2, 2.75
         figure = Figure(figsize=(width, height))
         panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
@@ -44,9 +44,9 @@ def similar(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
                                color=colour, transform=panel.transAxes, va="top", fontsize=8.2)  # fmt: skip
             panel.set(xlim=(-1, 1), xlabel="cosine similarity")
             panel.set_ylim(0, max(top * 1.08, panel.get_ylim()[1]))
-            panel.set_title(_plain(title))
+            panel.set_title(plain(title))
         panels[0].set_ylabel("density")
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
@@ -57,7 +57,7 @@ def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
         rate: Of the noise.
         noise: Its name.
     """
-    with _style("attended"):
+    with style("attended"):
         across, down = sum(seen["keys"].values()), sum(seen["queries"].values())
         side = 3.3
         width, height = 2 * side + 1.55, side * min(1.25, max(0.35, down / across)) + 0.95
@@ -66,7 +66,7 @@ def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
         least, most = every[int(0.01 * (len(every) - 1))], every[int(0.99 * (len(every) - 1))]
         span = (least, max(most, least + 1e-9))
         bottom, tall = 0.5 / height, 1 - 0.95 / height
-        titles = {"clean": "without noise", "noisy": f"{_plain(noise)} at rate {rate:g}"}
+        titles = {"clean": "without noise", "noisy": f"{plain(noise)} at rate {rate:g}"}
         for i, (name, title) in enumerate(titles.items()):
             axes = figure.add_axes(((0.75 + i * (side + 0.18)) / width, bottom, side / width, tall))
             _shade(axes, seen[name], span)
@@ -93,7 +93,7 @@ def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
         legend.grid(False)
         legend.set_title("uniform", fontsize=7.5, fontweight="normal", color=QUIET)
         figure.text((0.75 + 2 * side + 0.32) / width, bottom + tall, "erased", color=SERIES[4], fontsize=8, va="center")
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _shade(axes: Any, picture: Sequence[Sequence[float]], span: tuple[float, float]) -> None:
@@ -130,7 +130,7 @@ def _middles(cells: Mapping[str, int]) -> tuple[list[float], list[str]]:
     at, names, start = [], [], 0
     for name, count in cells.items():
         at.append(start + count / 2)
-        names.append(_plain(name))
+        names.append(plain(name))
         start += count
     return at, names
 
@@ -142,19 +142,19 @@ def looked(runs: Sequence[tuple[str, Mapping[str, Any]]], noise: str) -> str:
         runs: Title, and rates, mass and share.
         noise: Its name.
     """
-    with _style("looked"):
-        figure, axes = _figure(5.8, 3.2)
+    with style("looked"):
+        figure, axes = one_panel(5.8, 3.2)
         first = runs[0][1]
         axes.plot(first["rates"], _percent(first["share"]), color=QUIET, linestyle=(0, (4, 2.5)), linewidth=1.2,
                   label="uniform attention")  # fmt: skip
         for i, (title, found) in enumerate(runs):
             axes.plot(found["rates"], _percent(found["mass"]), color=SERIES[i], marker="os"[i % 2], markersize=3.2,
-                      label=_plain(title))  # fmt: skip
+                      label=plain(title))  # fmt: skip
         axes.set_title("attention on erased steps, %")
         axes.set_ylim(0, 104)
-        axes.set_xlabel(f"rate of {_plain(noise)}")
+        axes.set_xlabel(f"rate of {plain(noise)}")
         axes.legend(loc="upper left", handlelength=1.9, labelspacing=0.35)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> str:
@@ -163,8 +163,8 @@ def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> st
     Args:
         rows: Question and stage, title and accuracy of each run, chance.
     """
-    with _style("probed"):
-        names = [_plain(name) for name, *_ in rows]
+    with style("probed"):
+        names = [plain(name) for name, *_ in rows]
         left = 0.35 + 0.062 * max(map(len, names))
         width, height = left + 3.6, 0.85 + 0.27 * len(rows)
         figure = Figure(figsize=(width, height))
@@ -175,7 +175,7 @@ def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> st
                 at = y + (i - (len(found) - 1) / 2) * 0.3
                 axes.plot([chance * 100, accuracy * 100], [at, at], color=FAINT, linewidth=1, zorder=1)
                 axes.plot([accuracy * 100], [at], color=SERIES[i], marker="os"[i % 2], markersize=5.5, linestyle="none",
-                          label=_plain(title) if y == 0 else None)  # fmt: skip
+                          label=plain(title) if y == 0 else None)  # fmt: skip
         axes.set_yticks(range(len(rows)), names, color=INK)
         axes.set(
             xlim=(-2, 102), ylim=(len(rows) - 0.5, -0.5), xlabel="test accuracy of a linear probe, %; dashes: chance"
@@ -183,7 +183,7 @@ def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> st
         axes.grid(False, axis="y")
         if len(rows[0][1]) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.1)
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def gap(measure: Measure, noises: Sequence[tuple[str, Sequence[float], Sequence[float | None]]]) -> str:
@@ -193,20 +193,20 @@ def gap(measure: Measure, noises: Sequence[tuple[str, Sequence[float], Sequence[
         measure: What is drawn.
         noises: Name, rates and gap.
     """
-    with _style(f"gap {measure.name}"):
-        figure, axes = _figure(5.8, 3.2)
+    with style(f"gap {measure.name}"):
+        figure, axes = one_panel(5.8, 3.2)
         scale = 100 if measure.percent else 1
         axes.axhline(0, color=QUIET, linewidth=0.9)
         for i, (name, rates, values) in enumerate(noises):
             values = [None if value is None else value * scale for value in values]
-            axes.fill_between(rates, _number(values), color=SERIES[i % len(SERIES)], alpha=0.1, linewidth=0)
-            axes.plot(rates, _number(values), color=SERIES[i % len(SERIES)], marker="o", markersize=3.2,
-                      markerfacecolor=PAPER, label=_plain(name))  # fmt: skip
-        axes.set_title(f"{_plain(measure.label)} lost to the limit{', points' if measure.percent else ''}")
+            axes.fill_between(rates, numbers(values), color=SERIES[i % len(SERIES)], alpha=0.1, linewidth=0)
+            axes.plot(rates, numbers(values), color=SERIES[i % len(SERIES)], marker="o", markersize=3.2,
+                      markerfacecolor=PAPER, label=plain(name))  # fmt: skip
+        axes.set_title(f"{plain(measure.label)} lost to the limit{', points' if measure.percent else ''}")
         axes.set_xlabel("noise rate")
         axes.margins(x=0)
         axes.legend(loc="best")
-        return _svg(figure)
+        return svg_text(figure)
 
 
 def _percent(values: Sequence[float | None]) -> list[float]:

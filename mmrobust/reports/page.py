@@ -1,36 +1,36 @@
-"""Puts a run's report together from the files that it left: nothing is opened but its folder, nothing is computed anew.
-
-The page is one file: nothing on it comes from elsewhere, and it forbids its reader's browser to fetch or to execute
-anything but its own small script, which sorts tables and hands out figures. Without that script everything can still
-be read. The same files give the same bytes. Whatever a name, a label or a note holds is shown as text.
-"""
+"""The page of a run, from the files that it left: nothing is opened but its folder, nothing is computed anew."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
-from mmrobust import files
 from mmrobust.errors import MmrobustError
-from mmrobust.measures import Measure, describe
+from mmrobust.measures import Measure
 from mmrobust.reports.analysis import section
-from mmrobust.reports.figures import COLOURS, Curve, against_rate, inline, over_epochs
+from mmrobust.reports.common import (
+    date_text,
+    describe_any,
+    environment_rows,
+    listed,
+    mean_of,
+    rate_text,
+    read_evaluation,
+    read_text,
+    score_text,
+    source_of,
+    value_text,
+    write_page,
+)
+from mmrobust.reports.figures import Curve, against_rate, over_epochs
 from mmrobust.reports.table import DASH, Cell, Column, Table, slug
 from mmrobust.robustness.evaluation import said
 from mmrobust.training import Checkpoints, RunFolder
 
 __all__ = ["report"]
-
-_HERE = Path(__file__).parent
 
 
 def report(run: str | Path | RunFolder) -> Path:
@@ -50,7 +50,7 @@ def report(run: str | Path | RunFolder) -> Path:
     folder = RunFolder.open(run)
     resolved = _recipe(folder)
     lines = folder.read_metrics()
-    told = _evaluation(folder)
+    told = read_evaluation(folder)
     figures: dict[str, str] = {}
     view = {
         "name": str(resolved.get("name", folder.path.parent.name)),
@@ -59,83 +59,24 @@ def report(run: str | Path | RunFolder) -> Path:
         "command": f"mmrobust evaluate {folder.path}",
         "notes": told["data"]["notes"] if told else [],
         "warnings": _warnings(resolved, told),
-        "training": _training(lines, told, figures, _source(folder)),
-        "evaluation": _results(told, figures, _source(folder)) if told else None,
-        "analysis": section(folder, figures, _source(folder)),
-        "recipe": _text(folder.recipe),
-        "resolved": _text(folder.resolved),
-        "environment": _environment(folder.read_env()),
+        "training": _training(lines, told, figures, source_of(folder)),
+        "evaluation": _results(told, figures, source_of(folder)) if told else None,
+        "analysis": section(folder, figures, source_of(folder)),
+        "recipe": read_text(folder.recipe),
+        "resolved": read_text(folder.resolved),
+        "environment": environment_rows(folder.read_env()),
     }
-    return _write(folder.path, "report.html", view, figures)
-
-
-def _write(path: Path, template: str, view: Mapping[str, Any], figures: Mapping[str, str]) -> Path:
-    """Writes a page and its figures into a folder."""
-    page = _template(template).render(
-        view,
-        script=_script(),
-        inline=lambda name: Markup(inline(figures[name])),
-        style=Markup(_text(_HERE / "style.css")),
-    )
-    with files.explained(path / "figures"):
-        (path / "figures").mkdir(exist_ok=True)
-    for name, svg in figures.items():
-        files.write_atomic(path / "figures" / f"{name}.svg", svg)
-    files.write_atomic(path / "report.html", page)
-    return path / "report.html"
-
-
-def _script() -> dict[str, str]:
-    """The page's only script, and the hash by which alone a browser runs it."""
-    text = _text(_HERE / "script.js").replace("COLOURS", json.dumps(COLOURS, sort_keys=True))
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {"text": Markup(text), "hash": Markup(f"sha256-{digest}")}
-
-
-def _source(folder: RunFolder) -> str:
-    """A run as tables name it: the last two folders of its path."""
-    path = folder.path.resolve()
-    return f"{path.parent.name}/{path.name}"
-
-
-def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MmrobustError(f"{path} cannot be read ({error})") from error
+    return write_page(folder.path, "report.html", view, figures)
 
 
 def _recipe(folder: RunFolder) -> dict[str, Any]:
     try:
-        resolved = yaml.safe_load(_text(folder.resolved))
+        resolved = yaml.safe_load(read_text(folder.resolved))
     except yaml.YAMLError as error:
         raise MmrobustError(f"{folder.resolved} is damaged ({' '.join(str(error).split())})") from error
     if not isinstance(resolved, dict):
         raise MmrobustError(f"{folder.resolved} is damaged: it holds no recipe")
     return resolved
-
-
-def _evaluation(folder: RunFolder) -> dict[str, Any] | None:
-    if not folder.evaluation.exists():
-        return None
-    try:
-        told = json.loads(_text(folder.evaluation))
-        if told["format"] != 1:
-            raise MmrobustError(f"{folder.evaluation} has format {told['format']}; this version reads format 1")
-        return told
-    except (ValueError, KeyError, TypeError) as error:
-        raise MmrobustError(f"{folder.evaluation} is damaged; run mmrobust evaluate {folder.path}") from error
 
 
 # What is said at the top -----------------------------------------------------------------------------------------
@@ -146,7 +87,7 @@ def _facts(
 ) -> list[tuple[str, str]]:
     env, data = folder.read_env(), resolved.get("data") or {}
     use = data.get("use", "?") if isinstance(data, Mapping) else str(data)
-    facts = [("Run", _date(env["date"]))] if env.get("date") else []
+    facts = [("Run", date_text(env["date"]))] if env.get("date") else []
     if told:
         sizes = " / ".join(f"{count:,}" for count in told["data"]["splits"].values())
         facts.append(("Data", f"{use}, {sizes} samples ({' / '.join(told['data']['splits'])})"))
@@ -161,7 +102,7 @@ def _facts(
     else:
         facts.append(("Data", str(use)))
     seeds = told["seeds"] if told else sorted({line["seed"] for line in lines})
-    facts.append(("Seeds", _list(seeds) if seeds else "none yet"))
+    facts.append(("Seeds", listed(seeds) if seeds else "none yet"))
     return facts
 
 
@@ -173,37 +114,13 @@ def _warnings(resolved: Mapping[str, Any], told: Mapping[str, Any] | None) -> li
     missing = [seed for seed in wanted if seed not in told["seeds"]]
     said = []
     if missing:
-        said.append(f"Not in these numbers, because not trained to the end: seed {_list(missing)}.")
+        said.append(f"Not in these numbers, because not trained to the end: seed {listed(missing)}.")
     if len(told["seeds"]) == 1:
         said.append(
             "A single seed: how much the scores change from one training to the next is not known, so this run cannot "
             "be called better or worse than another."
         )
     return said
-
-
-def _date(text: str) -> str:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return f"{when.day} {when:%B %Y, %H:%M}"
-
-
-def _list(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in values)
-
-
-def _environment(env: Mapping[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    for key, value in env.items():
-        if isinstance(value, Mapping):
-            value = _list(f"{name} {version}" for name, version in value.items())
-        elif isinstance(value, list):
-            value = " ".join(str(word) for word in value)
-        if value not in (None, ""):
-            rows.append((key, str(value)))
-    return rows
 
 
 # Training --------------------------------------------------------------------------------------------------------
@@ -234,11 +151,11 @@ def _training(
         primary = told["primary"] if told else None
         first = [name for name in measured if name == primary] or measured
         for name in first[:1]:
-            measure = _describe(name)
+            measure = describe_any(name)
             draw(
                 f"training-{slug(name)}",
                 f"validation {measure.label}{', %' if measure.percent else ''}",
-                lambda line, n=name, m=measure: _times((line.get("valid") or {}).get(n), m),
+                lambda line, n=name, m=measure: _percent((line.get("valid") or {}).get(n), m),
                 f"Validation {measure.label} over the epochs; it chooses the checkpoint",
             )
     parts = list(dict.fromkeys(name for line in lines for name in line.get("loss") or {} if name != "total"))
@@ -259,7 +176,7 @@ def _trained(
     """A row for each seed: how it was trained, and where what it left is."""
     best = {row["seed"]: row for row in told["checkpoints"]} if told else {}
     name = next((row["measure"] for row in best.values() if row.get("measure")), None)
-    measure = _describe(name) if name else None
+    measure = describe_any(name) if name else None
     rows = []
     for seed in seeds:
         mine = [line for line in lines if line["seed"] == seed]
@@ -271,7 +188,7 @@ def _trained(
             row += [
                 Cell(str(chosen.get("epoch", DASH)), value=chosen.get("epoch"),
                      link=_checkpoint(seed, chosen["epoch"]) if chosen.get("epoch") else ""),
-                Cell(_value(chosen.get("value"), measure), value=chosen.get("value")),
+                Cell(value_text(chosen.get("value"), measure), value=chosen.get("value")),
             ]  # fmt: skip
         row.append(Cell(_duration(seconds), value=round(seconds, 1)))
         if told:
@@ -304,14 +221,14 @@ def _duration(seconds: float) -> str:
 
 def _results(told: Mapping[str, Any], figures: dict[str, str], source: str) -> dict[str, Any]:
     names, rates, noises = told["measures"], told["rates"], told["noises"]
-    measures = {name: _describe(name) for name in names}
+    measures = {name: describe_any(name) for name in names}
     primary = told["primary"] if told["primary"] in names else names[0]
     for name, measure in measures.items():
         curves = [
             Curve(
                 noise,
                 found["at"][name]["mean"],
-                [[_mean(draws) for draws in seed] for seed in found["at"][name]["each"]],
+                [[mean_of(draws) for draws in seed] for seed in found["at"][name]["each"]],
                 found["limit"]["at"][name]["mean"] if found["limit"] else None,
             )
             for noise, found in noises.items()
@@ -331,7 +248,7 @@ def _results(told: Mapping[str, Any], figures: dict[str, str], source: str) -> d
         "others": [(f"rates-{slug(name)}", measures[name].label) for name in names if name != primary]
         if swept
         else [],
-        "range": (_rate(rates[0]), _rate(rates[-1])),
+        "range": (rate_text(rates[0]), rate_text(rates[-1])),
         "unit_range": rates[0] == 0 and rates[-1] == 1,
         "auilc": _areas(told, measures, source) if swept else None,
         "noises": [
@@ -352,12 +269,12 @@ def _results(told: Mapping[str, Any], figures: dict[str, str], source: str) -> d
 def _measured(found: Mapping[str, Any], measure: Measure, seeds: Sequence[int]) -> Cell:
     """A mean over seeds; the CSV file and pointing at it give those of each seed."""
     each = dict(zip(seeds, found.get("each") or [], strict=False))
-    told = _score(found, measure)
+    told = score_text(found, measure)
     more: dict[str, Any] = {"std": found.get("std"), "n": found["n"]} if "n" in found else {"std": found.get("std")}
     return Cell(
         told["mean"], told["std"], found["mean"],
         more | {f"seed {seed}": value for seed, value in each.items()},
-        "; ".join(f"seed {seed}: {_value(value, measure)}" for seed, value in each.items()) if len(each) > 1 else "",
+        "; ".join(f"seed {seed}: {value_text(value, measure)}" for seed, value in each.items() if len(each) > 1),
     )  # fmt: skip
 
 
@@ -371,7 +288,7 @@ def _clean(told: Mapping[str, Any], measures: Mapping[str, Measure], source: str
             row.append(_limit(told["limit"].get(name), measure))
         row.append(Cell(str(found["n"]), value=found["n"], quiet=True))
         if several:
-            row += [Cell(_value(x, measure), value=x, quiet=True) for x in found["each"]]
+            row += [Cell(value_text(x, measure), value=x, quiet=True) for x in found["each"]]
         rows.append(row)
     columns = [Column("Measure"), Column("mean ± std" if several else "score")]
     columns += [Column("limit")] if told["limit"] else []
@@ -380,7 +297,7 @@ def _clean(told: Mapping[str, Any], measures: Mapping[str, Measure], source: str
 
 
 def _limit(value: float | None, measure: Measure) -> Cell:
-    return Cell(_value(value, measure), value=value, quiet=True)
+    return Cell(value_text(value, measure), value=value, quiet=True)
 
 
 def _at_rates(
@@ -395,11 +312,11 @@ def _at_rates(
 
     def cell(measure: str, i: int) -> Cell:
         found = {key: values[i] for key, values in at[measure].items() if key in ("mean", "std")}
-        each = [_mean(seed[i]) for seed in at[measure]["each"]] if "std" in at[measure] else None
+        each = [mean_of(seed[i]) for seed in at[measure]["each"]] if "std" in at[measure] else None
         return _measured({**found, "each": each}, measures[measure], told["seeds"])
 
     rows = [
-        [Cell(_rate(rate), value=rate), *(cell(measure, i) for measure in measures)]
+        [Cell(rate_text(rate), value=rate), *(cell(measure, i) for measure in measures)]
         for i, rate in enumerate(told["rates"])
     ]
     return Table(name, caption, [Column("Rate"), *map(Column.of, measures.values())], rows, source=source, wide=True)
@@ -407,13 +324,13 @@ def _at_rates(
 
 def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
     """What should be seen first: the primary measure clean, over all rates, and at the end of the curve."""
-    measure = _describe(primary)
+    measure = describe_any(primary)
     limit = told["limit"] or {}
     tiles = [
         {
             "name": f"{measure.label}, clean",
-            "score": _score(told["clean"][primary], measure),
-            "limit": _value(limit.get(primary), measure) if told["limit"] else None,
+            "score": score_text(told["clean"][primary], measure),
+            "limit": value_text(limit.get(primary), measure) if told["limit"] else None,
         }
     ]
     for noise, found in list(told["noises"].items())[:2]:
@@ -422,8 +339,8 @@ def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
         tiles.append(
             {
                 "name": f"{measure.label}, mean over all rates of {noise}",
-                "score": _score(found["auilc_mean"][primary], measure),
-                "limit": _value(found["limit"]["auilc_mean"][primary], measure) if found["limit"] else None,
+                "score": score_text(found["auilc_mean"][primary], measure),
+                "limit": value_text(found["limit"]["auilc_mean"][primary], measure) if found["limit"] else None,
             }
         )
     if told["noises"]:
@@ -432,9 +349,9 @@ def _tiles(told: Mapping[str, Any], primary: str) -> list[dict[str, Any]]:
         at = found["at"][primary]
         tiles.append(
             {
-                "name": f"{measure.label}, {noise} at rate {_rate(told['rates'][half])}",
-                "score": _score({"mean": at["mean"][half], "std": at["std"][half]}, measure),
-                "limit": _value(found["limit"]["at"][primary]["mean"][half], measure) if found["limit"] else None,
+                "name": f"{measure.label}, {noise} at rate {rate_text(told['rates'][half])}",
+                "score": score_text({"mean": at["mean"][half], "std": at["std"][half]}, measure),
+                "limit": value_text(found["limit"]["at"][primary]["mean"][half], measure) if found["limit"] else None,
             }
         )
     return tiles
@@ -456,39 +373,10 @@ def _areas(told: Mapping[str, Any], measures: Mapping[str, Measure], source: str
             row += [] if unit else [_measured(found["auilc_mean"][name], measure, seeds)]
             row += [_limit(found["limit"]["auilc"][name], measure)] if found["limit"] else []
         rows.append([*row, Cell(str(len(seeds)), value=len(seeds), quiet=True)])
-    caption = f"Area under the curve (AUILC) over the rates from {_rate(rates[0])} to {_rate(rates[-1])}"
+    caption = f"Area under the curve (AUILC) over the rates from {rate_text(rates[0])} to {rate_text(rates[-1])}"
     return Table("auilc", caption, [*columns, Column("n")], rows, source=source)
 
 
-# Numbers ---------------------------------------------------------------------------------------------------------
-
-
-def _describe(name: str) -> Measure:
-    """A measure that a file names; one that this version does not know is shown by its name."""
-    try:
-        return describe(name)
-    except MmrobustError:
-        return Measure(name, name, "higher", False, "")
-
-
-def _times(value: float | None, measure: Measure) -> float | None:
+def _percent(value: float | None, measure: Measure) -> float | None:
+    """A score in the unit that figures have: percentages times 100."""
     return value * 100 if value is not None and measure.percent else value
-
-
-def _value(value: float | None, measure: Measure | None) -> str:
-    """A number as tables show it, with a true minus sign."""
-    return DASH if measure is None else measure.show(value).replace("-", "−")
-
-
-def _score(found: Mapping[str, Any], measure: Measure) -> dict[str, str]:
-    std = found.get("std")
-    return {"mean": _value(found["mean"], measure), "std": "" if std is None else _value(std, measure)}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [x for x in values if x is not None]
-    return sum(known) / len(known) if len(known) == len(values) and known else None
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:.6g}" if round(rate, 1) != rate else f"{rate:.1f}"

@@ -11,21 +11,24 @@ from typing import Any
 
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import Measure
-from mmrobust.reports.figures import SERIES, Curve, compared, multiples, ranked
-from mmrobust.reports.page import (
-    _date,
-    _describe,
-    _environment,
-    _evaluation,
-    _list,
-    _mean,
-    _rate,
-    _score,
-    _source,
-    _text,
-    _value,
-    _write,
+from mmrobust.reports.common import (
+    date_text,
+    describe_any,
+    environment_rows,
+    listed,
+    mean_of,
+    p_text,
+    rate_text,
+    read_evaluation,
+    read_text,
+    score_text,
+    signed_text,
+    source_of,
+    value_text,
+    write_page,
 )
+from mmrobust.reports.drawing import SERIES
+from mmrobust.reports.figures import Curve, compared, multiples, ranked
 from mmrobust.reports.table import DASH, Cell, Column, Table, slug
 from mmrobust.training import RunFolder
 
@@ -53,16 +56,16 @@ def report_study(path: Path) -> Path:
         WriteError: The page cannot be written.
     """
     try:
-        told = json.loads(_text(path / "study.json"))
+        told = json.loads(read_text(path / "study.json"))
     except ValueError as error:
         raise MmrobustError(f"{path / 'study.json'} is damaged; start the study anew") from error
     runs = {name: RunFolder(path / "variants" / name) for name in told["variants"]}
-    evaluations = {name: found for name, run in runs.items() if (found := _evaluation(run)) is not None}
+    evaluations = {name: found for name, run in runs.items() if (found := read_evaluation(run)) is not None}
     first = evaluations.get(told["reference"]) or next(iter(evaluations.values()))
-    measures = {name: _describe(name) for name in first["measures"]}
+    measures = {name: describe_any(name) for name in first["measures"]}
     primary = first["primary"] if first["primary"] in measures else next(iter(measures))
     figures: dict[str, str] = {}
-    source = _source(RunFolder(path))
+    source = source_of(RunFolder(path))
     tables = [_section(table, told, evaluations, measures, primary, source) for table in told["tables"]]
     for table in tables:
         if table["noise"]:
@@ -89,26 +92,26 @@ def report_study(path: Path) -> Path:
         "definitions": [(measure.label, measure.name, measure.doc) for measure in measures.values()],
         "ranks": _ranks(told, measures, primary, source, figures),
         "sources": _sources(told, evaluations, source),
-        "recipe": _text(path / "recipe.yaml"),
-        "environment": _environment({**env, "command": told["command"]}),
+        "recipe": read_text(path / "recipe.yaml"),
+        "environment": environment_rows({**env, "command": told["command"]}),
     }
-    return _write(path, "study.html", view, figures)
+    return write_page(path, "study.html", view, figures)
 
 
 def _facts(
     told: Mapping[str, Any], first: Mapping[str, Any], evaluations: Mapping[str, Any], env: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
-    facts = [("Begun", _date(env["date"]))] if env.get("date") else []
+    facts = [("Begun", date_text(env["date"]))] if env.get("date") else []
     facts.append(("Variants", f"{len(evaluations)} of {len(told['variants'])} finished"
                   if len(evaluations) < len(told["variants"]) else str(len(told["variants"]))))  # fmt: skip
     uses = list(dict.fromkeys(found["data"]["use"] for found in evaluations.values()))
-    facts.append(("Data", _list(uses)))
+    facts.append(("Data", listed(uses)))
     facts.append(("Test", f"{first['split']} split, {first['samples']:,} samples"))
     if first["noises"]:
         rates = first["rates"]
-        facts.append(("Noise", f"{_list(first['noises'])}; rates {_rate(rates[0])} to {_rate(rates[-1])}, "
+        facts.append(("Noise", f"{listed(first['noises'])}; rates {rate_text(rates[0])} to {rate_text(rates[-1])}, "
                                f"{first['draws']} draw{'s' if first['draws'] != 1 else ''}"))  # fmt: skip
-    facts.append(("Seeds", _list(first["seeds"])))
+    facts.append(("Seeds", listed(first["seeds"])))
     return facts
 
 
@@ -120,13 +123,13 @@ def _warnings(told: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, An
         if name not in evaluations and found["state"] != "failed" and not found["error"]
     ]
     if under_way:
-        said.append(f"Not finished yet, and not in the tables: {_list(under_way)}.")
+        said.append(f"Not finished yet, and not in the tables: {listed(under_way)}.")
     for name, found in told["variants"].items():
         if name in evaluations and found["missing"]:
-            said.append(f"{name} is without seed {_list(found['missing'])}, not trained to the end.")
+            said.append(f"{name} is without seed {listed(found['missing'])}, not trained to the end.")
     single = [name for name, found in evaluations.items() if len(found["seeds"]) < 2]
     if single:
-        who = "A single seed" if len(single) == len(evaluations) else f"A single seed of {_list(single)}"
+        who = "A single seed" if len(single) == len(evaluations) else f"A single seed of {listed(single)}"
         said.append(
             f"{who}: how much the scores change from one training to the next is not known, so no variant can be "
             "called better or worse than another. Five seeds or more can tell: --seeds 5."
@@ -246,7 +249,7 @@ def _measured(
         made = []
         for (table, name, measure), limit, paper in zip(wanted, shared, papers, strict=True):
             if variant is None:
-                made.append(Cell(_value(limit, measure), value=limit))
+                made.append(Cell(value_text(limit, measure), value=limit))
                 made += [Cell("")] if paper else []
                 continue
             score = table["rows"].get(variant, {}).get(name)
@@ -274,25 +277,27 @@ def _cell(
     """What one cell shows: the score, and below it the difference to the reference."""
     if score is None:
         return Cell()
-    said = [f"seed {seed}: {_value(value, measure)}" for seed, value in each.items()] if len(each) > 1 else []
+    said = [f"seed {seed}: {value_text(value, measure)}" for seed, value in each.items()] if len(each) > 1 else []
     difference = ""
     if not reference and _known(score["difference"]):
-        difference = _signed(score["difference"], measure)
+        difference = signed_text(score["difference"], measure)
         if score["p_holm"] is None:
             said.insert(0, "a single seed cannot tell")
         else:
-            ends = f"{_signed(score['low'], measure)} to {_signed(score['high'], measure)}"
+            ends = f"{signed_text(score['low'], measure)} to {signed_text(score['high'], measure)}"
             better = measure.improves(score["difference"], 0)
             verdict = ("better" if better else "worse") if score["significant"] else "could be luck"
-            said.insert(0, f"{verdict}; 95 % interval {ends}; p {_p(score['p'])}, after Holm {_p(score['p_holm'])}")
+            said.insert(
+                0, f"{verdict}; 95 % interval {ends}; p {p_text(score['p'])}, after Holm {p_text(score['p_holm'])}"
+            )
             if score.get("p_permutation") is not None:
-                said.insert(1, f"these trained models alone: p {_p(score['p_permutation'])} (permutation)")
+                said.insert(1, f"these trained models alone: p {p_text(score['p_permutation'])} (permutation)")
             if not score["significant"]:
                 needed = score.get("seeds_needed")
                 said.insert(1, "more than 1000 seeds would be needed to tell" if needed is None
                             else f"about {needed} seeds would be needed to tell")  # fmt: skip
     interval = score.get("interval")
-    shown = _score(score, measure)
+    shown = score_text(score, measure)
     more: dict[str, Any] = {"std": score["std"], "n": score["n"]}
     if interval is not None:
         more |= {"interval low": interval[0], "interval high": interval[1]}
@@ -309,9 +314,9 @@ def _cell(
         bold=bool(score["significant"]),
         difference=difference,
         sign=("better" if measure.improves(score["difference"], 0) else "worse") if score["significant"] else "",
-        p="" if score["p_holm"] is None or reference else _p(score["p_holm"]),
-        interval="" if interval is None else f"{_value(interval[0], measure)}, {_value(interval[1], measure)}",
-        limit=_value(score["limit"], measure) if own else "",
+        p="" if score["p_holm"] is None or reference else p_text(score["p_holm"]),
+        interval="" if interval is None else f"{value_text(interval[0], measure)}, {value_text(interval[1], measure)}",
+        limit=value_text(score["limit"], measure) if own else "",
     )
 
 
@@ -322,20 +327,11 @@ def _paper(score: Mapping[str, Any] | None, measure: Measure) -> Cell:
         return Cell()
     table = f"Table {paper['table']}" if str(paper["table"]).isdigit() else str(paper["table"])
     said = f"the paper's {table}, {paper['dataset']}, row {paper['row']}"
-    return Cell(_value(paper["value"], measure), value=paper["value"], says=said)
+    return Cell(value_text(paper["value"], measure), value=paper["value"], says=said)
 
 
 def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def _signed(value: float, measure: Measure) -> str:
-    text = _value(value, measure)
-    return text if text.startswith("−") or not float(text) else f"+{text}"
-
-
-def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
 
 
 def _section(
@@ -356,7 +352,7 @@ def _section(
         rows.append([_variant(told, variant), *cells(variant), Cell(str(count), value=count, quiet=True)])
     limits = cells(None)
     known = any(cell.value is not None for cell in limits)
-    span = f"over the rates from {_rate(rates[0])} to {_rate(rates[-1])}"
+    span = f"over the rates from {rate_text(rates[0])} to {rate_text(rates[-1])}"
     caption = f"Area under the curve (AUILC) {span}, {noise}" if noise else "Clean scores"
     return {
         "noise": noise,
@@ -377,7 +373,7 @@ def _section(
         "multibench": _multibench(table, told, measures, primary, source),
         "levels": len(rates),
         "paper": any(column.paper for column in columns),
-        "range": (_rate(rates[0]), _rate(rates[-1])),
+        "range": (rate_text(rates[0]), rate_text(rates[-1])),
         "hero": None,
         "hero_says": "",
         "each": None,
@@ -404,7 +400,7 @@ def _multibench(
     lines = [
         [
             _variant(told, variant),
-            Cell(_value(score["relative"], measures[first]), value=score["relative"]),
+            Cell(value_text(score["relative"], measures[first]), value=score["relative"]),
             share(score["relative_normalized"]),
             _effective(score, measures[first]),
             share(score["effective_normalized"]),
@@ -439,7 +435,7 @@ def _effective(score: Mapping[str, Any] | None, measure: Measure) -> Cell:
     value, std = score["effective"], score["effective_std"]
     others = ("relative", "relative_normalized", "effective_normalized")
     more = {"std": std, **{name.replace("_", " "): score[name] for name in others}}
-    return Cell(_signed(value, measure), "" if std is None else _value(std, measure), value, more)
+    return Cell(signed_text(value, measure), "" if std is None else value_text(std, measure), value, more)
 
 
 def _by_seed(where: str, evaluations: Mapping[str, Any], measures: Mapping[str, Measure], source: str) -> Table:
@@ -453,7 +449,7 @@ def _by_seed(where: str, evaluations: Mapping[str, Any], measures: Mapping[str, 
             row.append(Cell(str(seed), value=seed, link=file))
             for name, measure in measures.items():
                 value = scores[name].get(seed)
-                row.append(Cell(_value(value, measure), value=value))
+                row.append(Cell(value_text(value, measure), value=value))
             rows.append(row)
     columns = [Column("Variant"), Column("seed"), *map(Column.of, measures.values())]
     place = "Clean scores" if where == "clean" else f"Area under the curve (AUILC) under {where}"
@@ -478,14 +474,15 @@ def _ranks(
     foot = [
         [Cell("critical difference", value="critical difference"),
          *(cell(one["critical_difference"]) for one in ranks.values())],
-        [Cell("Friedman's p", value="Friedman's p"), *(Cell(_p(one["p"]), value=one["p"]) for one in ranks.values())],
+        [Cell("Friedman's p", value="Friedman's p"),
+         *(Cell(p_text(one["p"]), value=one["p"]) for one in ranks.values())],
     ]  # fmt: skip
-    caption = f"Mean ranks of the areas under {_list(found['over'])}; 1 is best"
+    caption = f"Mean ranks of the areas under {listed(found['over'])}; 1 is best"
     return {
         "label": measures[name].label,
-        "over": _list(found["over"]),
+        "over": listed(found["over"]),
         "count": len(found["over"]),
-        "p": _p(found["p"]),
+        "p": p_text(found["p"]),
         "table": Table("ranks", caption, [Column("Variant"), *heads], rows, foot, source, wide=True),
     }
 
@@ -529,7 +526,7 @@ def _draw(
                 continue
             limit = (found["noises"][noise]["limit"] or {}).get("at", {}).get(name, {}).get("mean")
             known.add(None if limit is None else tuple(limit))
-            each = [[_mean(draws) for draws in seed] for seed in at["each"]]
+            each = [[mean_of(draws) for draws in seed] for seed in at["each"]]
             if best is not None and variant in best:
                 shown[len(curves)] = best.index(variant)
             areas.append(found["noises"][noise]["auilc"][name]["mean"])

@@ -116,6 +116,11 @@ def _accuracy(mean: Tensor) -> Tensor:
     return right.sum(-1) / true.sum(-1)
 
 
+def _balanced_accuracy(mean: Tensor) -> Tensor:
+    right, true, _ = mean.chunk(3, -1)
+    return (right / true.clamp(min=1e-300)).sum(-1) / (true > 0).sum(-1)
+
+
 def _each_f1(mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     right, true, predicted = mean.chunk(3, -1)
     return 2 * right / (true + predicted).clamp(min=1e-300), true, predicted
@@ -136,7 +141,13 @@ def _f1_macro(mean: Tensor) -> Tensor:
     return f1.sum(-1) / ((true + predicted) > 0).sum(-1)
 
 
-_OF_CLASSES = {"accuracy": _accuracy, "f1": _f1, "f1_macro": _f1_macro, "f1_swapped": _f1_swapped}
+_OF_CLASSES = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1": _f1,
+    "f1_macro": _f1_macro,
+    "f1_swapped": _f1_swapped,
+}
 
 
 def _mean_of(finish: Callable[[Tensor], Tensor], count: int) -> Callable[[Tensor], Tensor]:

@@ -14,9 +14,9 @@ import torch
 from mmrobust import files
 from mmrobust import recipe as recipes
 from mmrobust.measures import describe
-from mmrobust.recipe.paper import AREAS, Cited
-from mmrobust.reports import report
-from mmrobust.reports.study import report_study, table_name
+from mmrobust.recipe import Cited
+from mmrobust.reports import report, report_study
+from mmrobust.reports.study import table_name
 from mmrobust.robustness.evaluation import summary
 from mmrobust.robustness.multibench import effective_robustness, normalized, relative_robustness
 from mmrobust.robustness.ranks import friedman
@@ -25,6 +25,7 @@ from mmrobust.robustness.significance import Difference, holm, interval, paired,
 from mmrobust.robustness.sweep import CLEAN
 from mmrobust.studies.cells import evaluation
 from mmrobust.studies.folder import Study
+from mmrobust.studies.paper import AREAS, figures_of
 from mmrobust.training import Checkpoints, Meter, RunFolder
 
 __all__ = ["conclude"]
@@ -216,7 +217,7 @@ def _cite(made: Study, evaluations: Mapping[str, Mapping[str, Any]], where: str,
         for name, row in rows.items():
             if where != CLEAN and (evaluations[name]["rates"][0], evaluations[name]["rates"][-1]) != (0, 1):
                 continue
-            for one in cited.of(name):
+            for one in figures_of(cited, name):
                 if one.metric in row and row[one.metric]["paper"] is None:
                     value = float(one.value) / (100 if describe(one.metric).percent else 1)
                     row[one.metric]["paper"] = {

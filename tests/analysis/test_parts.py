@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from mmrobust.analysis.analysis import errors_of
 from mmrobust.analysis.attention import erased_mass, layout, relative, shrink
 from mmrobust.analysis.probes import fit, probe
+from mmrobust.analysis.samples import errors_of
 from mmrobust.analysis.similarity import GRID, bandwidth, density, similarities, summarise
 from mmrobust.contracts import Stream, Task
 from mmrobust.contracts.randomness import generator

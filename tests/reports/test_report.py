@@ -18,13 +18,12 @@ import torch
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import describe
 from mmrobust.reports import report
+from mmrobust.reports.drawing import SERIES, inline
 from mmrobust.reports.figures import (
-    SERIES,
     Curve,
     against_rate,
     cliques,
     compared,
-    inline,
     multiples,
     over_epochs,
     ranked,

@@ -12,12 +12,12 @@ from urllib.parse import unquote
 import pytest
 
 from mmrobust.measures import describe
-from mmrobust.reports.page import _template
+from mmrobust.reports.common import template
 from mmrobust.reports.table import Cell, Column, Table, harmless, latex, slug
 
 
 def sheet(table: Table) -> str:
-    macros = _template("macros.html")
+    macros = template("macros.html")
     return str(macros.make_module({"inline": str}).sheet(table))  # type: ignore[attr-defined]
 
 

@@ -7,7 +7,8 @@ import torch
 
 from mmrobust.contracts import Task
 from mmrobust.measures import measure_many, measures_of
-from mmrobust.measures.scores import _REAL, _TABLE
+from mmrobust.measures.classification import OF_TABLE
+from mmrobust.measures.regression import OF_NUMBERS
 from mmrobust.robustness.additive import additive
 
 EMOTIONS = ("calm", "joy", "anger")
@@ -36,7 +37,7 @@ def test_regression() -> None:
     label[:9] = torch.tensor([0, 0, 1, 2, -1, -3, 0.5, 1.5, -2.5])
     guess = label + torch.randn(3, 2, 50, generator=random)
     guess[0, 0, 3:7] = torch.tensor([0.5, -0.5, 1.5, 2.5])  # halves, rounded to even
-    check(Task("regression", 1, "regression"), guess.unsqueeze(-1), label, list(_REAL))
+    check(Task("regression", 1, "regression"), guess.unsqueeze(-1), label, list(OF_NUMBERS))
     check(Task("regression", 1, "regression"), guess.unsqueeze(-1), label.sign(), ["f1_non0", "sims_acc5", "acc7"])
 
 
@@ -58,7 +59,7 @@ def test_classification(classes: int) -> None:
         Task("classification", classes, "classification"),
         torch.randn(2, 30, classes, generator=random),
         label,
-        list(_TABLE),
+        list(OF_TABLE),
     )
 
 

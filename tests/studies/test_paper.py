@@ -8,11 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from mmrobust.cli import main
 from mmrobust.errors import RecipeError
 from mmrobust.measures import describe
-from mmrobust.recipe import load
-from mmrobust.recipe.paper import figures
+from mmrobust.recipe import load, shipped
 from mmrobust.recipe.schema import schema
+from mmrobust.studies.paper import check_cited, figures, figures_of
 
 STUDY = """\
 recipe: 1
@@ -77,37 +78,62 @@ def test_a_study_says_what_stands_beside_it(tmp_path: Path, monkeypatch: pytest.
     Path("mine.yaml").write_text(STUDY)
     (cited,) = load("mine.yaml").paper
     assert (cited.table, cited.dataset) == ("6", "MOSI")
-    assert {one.metric: one.value for one in cited.of("small")} == {"acc7": "48.1", "mae": "0.706"}
-    assert cited.of("other") == ()
+    assert {one.metric: one.value for one in figures_of(cited, "small")} == {"acc7": "48.1", "mae": "0.706"}
+    assert figures_of(cited, "other") == ()
     again = load("mine.yaml", ["paper.dataset=MOSEI"])
-    assert {one.metric: one.value for one in again.paper[0].of("small")} == {"acc7": "53.6", "mae": "0.534"}
+    assert {one.metric: one.value for one in figures_of(again.paper[0], "small")} == {"acc7": "53.6", "mae": "0.534"}
     assert load("mine.yaml", ["~paper"]).paper == () and again.variant("small").paper == ()
     assert "paper" not in again.variant("small").resolved and again.resolved["paper"]["dataset"] == "MOSEI"
 
 
 @pytest.mark.parametrize(
-    ("was", "now", "said"),
+    ("was", "now", "message"),
     [
-        ("table: 6", "table: 9", "7:10: error: there is no table of the paper '9'; known: 1, 2, 3"),
-        ("table: 6", "table: figure 6", "7:10: error: there is no table of the paper 'figure 6'; did you mean 'fig"),
-        ("MOSI", "MOSII", "8:12: error: there is no dataset of table 6 'MOSII'; did you mean 'MOSI'?"),
-        ("MOSI", "RML", "8:12: error: there is no dataset of table 6 'RML'; known: MOSEI, MOSI"),
         ("small: w/o", "smal: w/o", "11:5: error: paper.rows: there is no variant 'smal'; did you mean 'small'?"),
-        ("MF Extractor", "MF extractr", "11:12: error: table 6 of the paper has no row 'w/o MF extractr' for MOSI;"),
-        ("small: w/o MF Extractor", "small: {}", "11:12: error: table 6 of the paper has no row 'a mapping' for MOSI"),
+        ("small: w/o MF Extractor", "small: {}", "11:12: error: paper.rows.small has to be text, not a mapping"),
         ("  dataset: MOSI\n", "", "6:1: error: paper needs 'dataset'"),
         ("dataset: MOSI", "data: MOSI", "8:3: error: paper has no key 'data'; did you mean 'dataset'?"),
     ],
-)  # fmt: skip
-def test_slips_are_told_where_they_are(
-    was: str, now: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+)
+def test_a_wrong_shape_is_an_error_of_the_recipe(
+    was: str, now: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert was in STUDY
     Path("mine.yaml").write_text(STUDY.replace(was, now))
     with pytest.raises(RecipeError) as caught:
         load("mine.yaml")
-    assert f"mine.yaml:{said}" in str(caught.value)
+    assert f"mine.yaml:{message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("table: 6", "table: 9", "7:3: error: there is no table of the paper '9'; known: 1, 2, 3"),
+        ("table: 6", "table: figure 6", "7:3: error: there is no table of the paper 'figure 6'; did you mean 'fig"),
+        ("MOSI", "MOSII", "8:3: error: there is no dataset of table 6 'MOSII'; did you mean 'MOSI'?"),
+        ("MOSI", "RML", "8:3: error: there is no dataset of table 6 'RML'; known: MOSEI, MOSI"),
+        ("MF Extractor", "MF extractr", "11:5: error: table 6 of the paper has no row 'w/o MF extractr' for MOSI;"),
+    ],
+)
+def test_what_the_paper_does_not_have_stops_a_study_before_it_begins(
+    was: str, now: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert was in STUDY
+    Path("mine.yaml").write_text(STUDY.replace(was, now))
+    assert main(["study", "mine.yaml"]) == 2
+    assert f"mine.yaml:{message}" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name.startswith("studies/")])
+def test_every_shipped_study_names_figures_that_the_paper_has(name: str) -> None:
+    try:
+        recipe = load(name)
+    except RecipeError as error:
+        pytest.skip(f"needs a plugin: {str(error).splitlines()[0]}")
+    check_cited(recipe)
 
 
 def test_it_may_be_a_list_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,153 @@
+"""A study from beginning to end: made, run, compared, reported; and rendered anew from what it left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrobust import recipe as recipes
+from mmrobust.errors import InterruptedRun, RecipeError, UsageError, WriteError
+from mmrobust.studies.cells import run_cells, threads_of
+from mmrobust.studies.comparing import conclude
+from mmrobust.studies.folder import Study, create, locked, open_study
+from mmrobust.studies.paper import check_cited
+
+if TYPE_CHECKING:
+    from mmrobust.recipe import Recipe
+
+__all__ = ["render", "run_study", "study"]
+
+
+def study(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    seeds: int | Sequence[int] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    quiet: bool = False,
+) -> Study:
+    """Trains, evaluates and reports every variant of a recipe, some at a time, and compares them in one report.
+
+    Each variant runs in a process of its own, which knows installed plugins and those that the recipe names, but
+    nothing that was registered in this session only.
+
+    Args:
+        recipe: A loaded recipe with `variants`, a path, or the bare name of a shipped one; None with `resume`.
+        overrides: Changes of it before its variants' own, `a.b.c=value` or `~a.b.c`; `extends=other` puts it on
+            another recipe.
+        runs: The folder of all runs.
+        seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
+        resume: A study to go on with: its folder, or its name for the latest. Finished variants are left as they are.
+        jobs: How many variants run at a time; one for each core where None. Threads are divided among them.
+        quiet: Show no progress.
+
+    Raises:
+        RecipeError: The recipe is wrong, or has no variants.
+        UsageError: There is no such study to go on with.
+        CellsFailedError: Some variants failed; the others are finished and reported.
+        InterruptedRun: Ctrl-C; the message says how to go on.
+        WriteError: The disk is full, or the like; the message says how to go on.
+    """
+    return run_study(recipe, overrides, runs=runs, seeds=seeds, resume=resume, jobs=jobs, quiet=quiet).check()
+
+
+def run_study(
+    recipe: Recipe | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    seeds: int | Sequence[int] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    quiet: bool = False,
+) -> Study:
+    """As `study`, but failed variants are named in the result instead of raised.
+
+    Args:
+        recipe: See `study`.
+        overrides: See `study`.
+        runs: See `study`.
+        seeds: See `study`.
+        resume: See `study`.
+        jobs: See `study`.
+        quiet: See `study`.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"--jobs {jobs}: at least one variant has to run at a time")
+    cores = _cores()
+    if resume is not None:
+        if recipe is not None or overrides or seeds is not None:
+            raise UsageError("a resumed study has its recipe and seeds already: give --resume STUDY alone")
+        made = open_study(resume, runs)
+        jobs = min(jobs or cores, len(made.told["variants"]))
+    elif recipe is None:
+        raise UsageError("name a recipe with variants, or a study to go on with: --resume STUDY")
+    else:
+        loaded = _load(recipe, overrides, seeds)
+        check_cited(loaded)
+        jobs = min(jobs or cores, len(loaded.variants))
+        made = create(loaded, runs, threads_of(cores, jobs))
+    try:
+        with locked(made.path, quiet) as lock:
+            run_cells(made, jobs, threads_of(cores, jobs), lock, quiet)
+            _conclude(made, quiet)
+    except WriteError as error:
+        raise WriteError(f"{error}\n  what is finished is saved; go on with: {made.go_on}") from error
+    return made
+
+
+def render(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs", *, quiet: bool = False) -> Study:
+    """Makes the tables and every page of a study anew, from what its variants predicted; nothing is trained.
+
+    Args:
+        ref: Its folder, or its name for the latest.
+        runs: The folder of all runs.
+        quiet: Show no progress.
+
+    Raises:
+        UsageError: There is no such study, or none of its variants is finished.
+        WriteError: The disk is full, or the like.
+    """
+    made = open_study(ref, runs)
+    with locked(made.path, quiet):
+        _conclude(made, quiet, anew=True)
+    if not made.told["tables"]:
+        raise UsageError(f"no variant of {made.path} is finished yet; go on with: {made.go_on}")
+    return made
+
+
+def _conclude(made: Study, quiet: bool, anew: bool = False) -> None:
+    try:
+        conclude(made, quiet, anew=anew)
+    except KeyboardInterrupt as error:
+        raise InterruptedRun(
+            f"interrupted in the comparison; what was trained is saved; go on with: {made.go_on}"
+        ) from error
+
+
+def _load(recipe: Recipe | str | Path, overrides: Sequence[str], seeds: int | Sequence[int] | None) -> Recipe:
+    if isinstance(recipe, (str, Path)):
+        more = [] if seeds is None else [f"train.seeds={seeds if isinstance(seeds, int) else list(seeds)}"]
+        recipe = recipes.load(recipe, [*overrides, *more])
+    elif overrides or seeds is not None:
+        raise UsageError("overrides are for a recipe given by its path or name; load a loaded one anew with them")
+    if not recipe.variants:
+        raise RecipeError(
+            f"recipe '{recipe.name}' has no variants, and a study compares variants; add a section 'variants', or "
+            f"run it alone: mmrobust run"
+        )
+    folded: dict[str, str] = {}
+    for name in recipe.variants:  # each is a folder, and some file systems know no case
+        if folded.setdefault(name.lower(), name) != name:
+            raise RecipeError(f"variants '{folded[name.lower()]}' and '{name}' differ in case only; rename one")
+    return recipe
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
