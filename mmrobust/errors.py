@@ -49,6 +49,10 @@ class MmrobustError(Exception):
 
     exit_code = 1
 
+    def add(self, line: str) -> None:
+        """Adds a line to the message: what is saved all the same, and how to go on."""
+        self.args = (f"{self}\n  {line}",)
+
 
 class UsageError(MmrobustError):
     """The command line asks for something that does not exist."""
@@ -112,6 +116,14 @@ class CellsFailedError(MmrobustError):
 
 class CheckpointError(MmrobustError):
     """A checkpoint is missing or damaged."""
+
+
+class DamagedError(MmrobustError):
+    """A file of a run is not as it was written."""
+
+
+class ReadError(MmrobustError):
+    """A file is there but cannot be read: no permission, an error of the disk. That is not damage."""
 
 
 class WriteError(MmrobustError):

@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there at all.
+"""Reading and writing files: what is written is whole or not there at all, what cannot be read is an error.
 
 What is written is staged beside its target, fsynced and renamed over it, so that a crash, `kill -9` or a full disk
 leaves the old file or the new one, never half of one. Only the standard library is used: this file belongs to the
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmrobust.errors import WriteError
+from mmrobust.errors import ReadError, UsageError, WriteError
 
-__all__ = ["append", "remove", "staged", "sweep", "sync", "write_atomic"]
+__all__ = ["append", "names", "read", "remove", "staged", "sweep", "sync", "write_atomic"]
 
 _SUFFIX = ".part"
 
@@ -77,8 +80,59 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def read(path: Path) -> bytes | None:
+    """The bytes of a file; None where there is no such file.
+
+    Raises:
+        ReadError: It is there but cannot be read: permission is denied, the disk or the network reports an error, ...
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder, sorted; none where there is no such folder.
+
+    Raises:
+        ReadError: It is there but cannot be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ReadError:
+    reason = error.strerror or str(error)
+    return ReadError(f"{path} is there but cannot be read ({reason}); nothing was changed; make it readable again")
+
+
+#: This machine, in the names of staged files: only on the same machine can be seen whether their process is alive.
+_HERE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+    return path.with_name(f".{path.name[:180]}.{os.getpid()}-{_HERE}-{secrets.token_hex(4)}{_SUFFIX}")
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether this is the name of a staged file or folder of this machine whose process is gone."""
+    parsed = re.fullmatch(rf"\..*\.(\d+)-(?:([0-9a-f]{{8}})-)?[0-9a-f]{{8}}{re.escape(_SUFFIX)}", name)
+    if parsed is None or parsed[2] not in (None, _HERE) or os.name == "nt":  # Windows cannot ask after a process
+        return False
+    try:
+        os.kill(int(parsed[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -124,19 +178,22 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
+def staged(path: str | os.PathLike[str], *, new: bool = False) -> Iterator[Path]:
     """A folder that appears whole and synced at `path` when the block ends, or not at all if it raises.
 
-    Folders above it are made as needed. A folder already there is replaced; for a moment its old content is then
-    found under neither name, so use names that are new where that matters.
+    Folders above it are created as needed. A folder already there is replaced; for a moment its old content is then
+    under neither name, so use names that are new where that matters.
 
     Args:
         path: Where the folder shall appear.
+        new: Never replace anything but an empty folder. Of several processes that create one folder at the same
+            time, exactly one succeeds: the rename is the check.
 
     Yields:
         The folder to write into, beside the target.
 
     Raises:
+        UsageError: With `new`: there is something at `path` already.
         WriteError: The disk is full, permission is denied, ...; a full disk also for the block's own writes.
     """
     path = Path(path)
@@ -156,12 +213,27 @@ def staged(path: str | os.PathLike[str]) -> Iterator[Path]:
                 for name in names:
                     sync(Path(folder, name))
                 sync(Path(folder))
-            if path.exists():
-                remove(path)
-            os.rename(part, path)
+            if new:
+                _claim(part, path)
+            else:
+                if path.exists():
+                    remove(path)
+                os.rename(part, path)
             sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _claim(part: Path, path: Path) -> None:
+    """Renames a folder to a name at which there is nothing, or an empty folder."""
+    try:
+        if os.name == "nt" and path.is_dir():  # Windows renames over nothing
+            path.rmdir()
+        os.rename(part, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and os.path.lexists(path):
+            raise UsageError(f"{path} holds something already; name a new folder") from error
+        raise
 
 
 def append(path: Path, line: str) -> None:
@@ -185,7 +257,7 @@ def append(path: Path, line: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a folder so that no half of it is ever found under its name."""
+    """Removes a folder so that half of it is never seen under its name."""
     part = _beside(path)
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, part)
@@ -193,9 +265,11 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process left staged in `folder`; nobody else may be writing there."""
-    for part in folder.glob(f".*{_SUFFIX}"):
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+    """Removes what killed processes of this machine left staged in `folder`; what a live one is writing stays."""
+    for name in names(folder):
+        if _is_left_over(name):
+            part = folder / name
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)

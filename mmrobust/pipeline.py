@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrobust import analysis
-from mmrobust.errors import InterruptedRun, WriteError
+from mmrobust.errors import InterruptedRun, MmrobustError
 from mmrobust.reports import report
 from mmrobust.robustness import evaluate
 from mmrobust.training import Run, RunFolder, train_seeds
@@ -56,6 +56,7 @@ def run(
     seeds: int | Sequence[int] | None = None,
     resume: RunFolder | str | os.PathLike[str] | None = None,
     jobs: int | None = None,
+    changed_data: bool = False,
     quiet: bool = False,
 ) -> Finished:
     """Builds, trains, evaluates and reports a recipe.
@@ -68,6 +69,7 @@ def run(
         seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
         resume: A run to go on with: its folder, or a recipe's name for its latest.
         jobs: How many seeds are trained at a time; see `mmrobust.train`.
+        changed_data: Go on although a data file is not the one that the run began on.
         quiet: Show no progress.
 
     Raises:
@@ -78,16 +80,26 @@ def run(
         WriteError: The disk is full, or the like; the message says how to go on.
     """
     trained = train_seeds(
-        recipe, overrides, runs=runs, out=out, seeds=seeds, resume=resume, jobs=jobs, quiet=quiet, verb="run"
+        recipe,
+        overrides,
+        runs=runs,
+        out=out,
+        seeds=seeds,
+        resume=resume,
+        jobs=jobs,
+        changed_data=changed_data,
+        quiet=quiet,
+        verb="run",
     )
     go_on = f"go on with: mmrobust run --resume {shlex.quote(str(trained.folder.path))}"
     try:
-        evaluation = evaluate(trained.folder, quiet=quiet)
+        evaluation = evaluate(trained.folder, changed_data=changed_data, quiet=quiet)
         page = report(trained.folder)
     except KeyboardInterrupt as error:
         raise InterruptedRun(f"interrupted in the evaluation; the training is finished and saved; {go_on}") from error
-    except WriteError as error:
-        raise WriteError(f"{error}\n  the training is finished and saved; {go_on}") from error
+    except MmrobustError as error:
+        error.add(f"the training is finished and saved in {trained.folder.path}; {go_on}")
+        raise
     trained.check()
     return Finished(trained, evaluation, page)
 
@@ -99,6 +111,7 @@ def analyze(
     sample: str | None = None,
     rate: float = 0.5,
     against: str | Path | RunFolder | None = None,
+    changed_data: bool = False,
     quiet: bool = False,
 ) -> analysis.Analysis:
     """Looks into a trained model; writes `analysis.json` into its run and adds a section to its report.
@@ -109,6 +122,7 @@ def analyze(
         sample: Whose attention is drawn.
         rate: Of the noise, for what is shown at one rate.
         against: Another run to hold it against.
+        changed_data: Go on although a data file is not the one that the run was trained on.
         quiet: Say nothing on stderr.
 
     Returns:
@@ -118,6 +132,8 @@ def analyze(
         MmrobustError: See `mmrobust.analysis.analyze`.
     """
     folder = RunFolder.open(run)
-    result = analysis.analyze(folder, seed=seed, sample=sample, rate=rate, against=against, quiet=quiet)
+    result = analysis.analyze(
+        folder, seed=seed, sample=sample, rate=rate, against=against, changed_data=changed_data, quiet=quiet
+    )
     result.report = report(folder)
     return result

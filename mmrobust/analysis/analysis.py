@@ -28,7 +28,6 @@ from typing import Any
 import torch
 
 import mmrobust
-from mmrobust import files
 from mmrobust.analysis.attention_maps import attention_map, attention_on_erased
 from mmrobust.analysis.gap import gap_to_limit
 from mmrobust.analysis.probes import probe_stages
@@ -74,6 +73,7 @@ def analyze(
     sample: str | None = None,
     rate: float = 0.5,
     against: str | Path | RunFolder | None = None,
+    changed_data: bool = False,
     quiet: bool = False,
 ) -> Analysis:
     """Looks into a trained model, and writes `analysis.json` into its run.
@@ -84,6 +84,7 @@ def analyze(
         sample: Id of the sample whose attention is shown; drawn at random (always the same one) by default.
         rate: Of the noise, for what is shown at one rate: the first noise of the recipe's `evaluate`.
         against: Another run, of which similarities, probes and attention are taken too.
+        changed_data: Go on although a data file is not the one that the run was trained on.
         quiet: Say nothing on stderr.
 
     Returns:
@@ -97,8 +98,8 @@ def analyze(
     """
     if not 0 < rate <= 1:
         raise UsageError(f"--rate {rate:g}: a rate of noise is more than 0 and at most 1")
-    trained = open_trained(run, seed)
-    others = [] if against is None else [open_trained(against, None)]
+    trained = open_trained(run, seed, changed_data)
+    others = [] if against is None else [open_trained(against, None, changed_data)]
     number = sample_number(trained.split, sample)
     settings = trained.built.recipe.evaluate
     rates = [r for r in settings.rates if r > 0] or [rate]
@@ -120,7 +121,7 @@ def analyze(
             worst=worst_samples(trained, rate),
             limit=gap_to_limit(trained.folder),
         )
-    files.write_atomic(trained.folder.path / "analysis.json", to_json(result, indent=1) + "\n")
+    trained.folder.write(trained.folder.analysis, to_json(result, indent=1) + "\n")
     return result
 
 

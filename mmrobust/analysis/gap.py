@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from mmrobust.measures import describe
@@ -17,9 +16,8 @@ def gap_to_limit(folder: RunFolder) -> dict[str, Any]:
     Returns:
         `{noise: {rates, gap: {measure: [r]}}}`, or `{"missing": why}`.
     """
-    try:
-        evaluation = json.loads(folder.evaluation.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    evaluation = folder.read_evaluation()
+    if evaluation is None:
         return {"missing": f"the run is not evaluated; mmrobust evaluate {folder.path} measures it"}
     gaps = {}
     for noise, sweep in evaluation["noises"].items():

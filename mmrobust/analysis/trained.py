@@ -12,12 +12,12 @@ from torch import Tensor
 from mmrobust.analysis.attention import WEIGHTS_AT_ONCE
 from mmrobust.contracts import Batch, Noise, Outputs, Split, Stream, Streams
 from mmrobust.contracts.randomness import generator
-from mmrobust.errors import CheckpointError, DataError, UsageError, nearest
+from mmrobust.errors import DataError, nearest
 from mmrobust.model.assemble import Built
 from mmrobust.nn.attention import record
 from mmrobust.robustness.evaluation import grid_of
 from mmrobust.robustness.sweep import blocks_of, noisy_blocks, restrict
-from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained
+from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, chosen_seeds, load_trained, open_data
 
 __all__ = ["Pooled", "Trained", "open_trained"]
 
@@ -100,12 +100,13 @@ class Trained:
         }
 
 
-def open_trained(run: str | Path | RunFolder, seed: int | None) -> Trained:
+def open_trained(run: str | Path | RunFolder, seed: int | None, changed_data: bool = False) -> Trained:
     """Loads the best checkpoint of one seed.
 
     Args:
         run: The run's folder, or a recipe's name for its latest run.
-        seed: Which seed; the first where None.
+        seed: Which seed; the best on the validation split where None.
+        changed_data: Go on although a data file is not the one that the run was trained on.
 
     Raises:
         UsageError: There is no such run or seed.
@@ -113,15 +114,9 @@ def open_trained(run: str | Path | RunFolder, seed: int | None) -> Trained:
         DataError: The data cannot be read.
     """
     folder = RunFolder.open(run)
-    seeds = finished_seeds(folder)
-    if not seeds:
-        raise CheckpointError(
-            f"no seed of {folder.path} is trained yet; go on with: mmrobust train --resume {folder.path}"
-        )
-    seed = seeds[0] if seed is None else seed
-    if seed not in seeds:
-        raise UsageError(f"{folder.path} has no trained seed {seed}; it has {', '.join(map(str, seeds))}")
-    built = load_trained(folder, seed)
+    seed = chosen_seeds(folder, "best" if seed is None else seed)[0]
+    dataset, _ = open_data(folder, changed=changed_data)
+    built = load_trained(folder, seed, dataset=dataset)
     name = built.recipe.evaluate.split
     split = built.dataset.splits.get(name)
     if split is None:

@@ -22,6 +22,9 @@ def analyze(
     against: Annotated[
         str | None, typer.Option("--against", metavar="RUN", help="A run to hold it against, side by side.")
     ] = None,
+    changed_data: Annotated[
+        bool, typer.Option("--changed-data", help="Go on although a data file is not the one of the training.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print analysis.json instead of a summary.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
@@ -38,5 +41,7 @@ def analyze(
     from mmrobust.pipeline import analyze as look
     from mmrobust.training.folder import to_json
 
-    result = look(run, seed=seed, sample=sample, rate=rate, against=against, quiet=quiet)
+    result = look(
+        run, seed=seed, sample=sample, rate=rate, against=against, changed_data=changed_data, quiet=quiet
+    )
     typer.echo(to_json(result, indent=1) if as_json else f"{result}\n\nreport: {result.report}")

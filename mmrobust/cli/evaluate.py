@@ -23,6 +23,9 @@ def evaluate(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes of the evaluation: evaluate.draws=10, data.path=..., ...")
     ] = None,
+    changed_data: Annotated[
+        bool, typer.Option("--changed-data", help="Go on although a data file is not the one of the training.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print evaluation.json instead of a table.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
@@ -39,7 +42,7 @@ def evaluate(
     from mmrobust.robustness import evaluate as measure
     from mmrobust.training.folder import to_json
 
-    result = measure(run, overrides or [], quiet=quiet)
+    result = measure(run, overrides or [], changed_data=changed_data, quiet=quiet)
     typer.echo(to_json(result, indent=1) if as_json else str(result))
 
 

@@ -42,6 +42,9 @@ Jobs = Annotated[
         "--jobs", "-j", metavar="N", help="Seeds at a time, each in a process; on a CPU one for each core by default."
     ),
 ]
+ChangedData = Annotated[
+    bool, typer.Option("--changed-data", help="Resume although a data file is not the one that the run began on.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
@@ -54,6 +57,7 @@ def run(
     out: Out = None,
     seeds: Seeds = None,
     jobs: Jobs = None,
+    changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -70,7 +74,7 @@ def run(
     """
     from mmrobust.pipeline import run as do
 
-    _do(do, recipe, overrides, resume, runs, out, seeds, jobs, as_json, quiet)
+    _do(do, recipe, overrides, resume, runs, out, seeds, jobs, changed_data, as_json, quiet)
 
 
 def train(
@@ -81,6 +85,7 @@ def train(
     out: Out = None,
     seeds: Seeds = None,
     jobs: Jobs = None,
+    changed_data: ChangedData = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -96,7 +101,7 @@ def train(
     """
     from mmrobust.training import train as do
 
-    _do(do, recipe, overrides, resume, runs, out, seeds, jobs, as_json, quiet)
+    _do(do, recipe, overrides, resume, runs, out, seeds, jobs, changed_data, as_json, quiet)
 
 
 def _do(
@@ -108,11 +113,22 @@ def _do(
     out: Path | None,
     seeds: str | None,
     jobs: int | None,
+    changed_data: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     numbers = None if seeds is None else seed_numbers(seeds)
-    result = do(recipe, overrides or [], runs=runs, out=out, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)
+    result = do(
+        recipe,
+        overrides or [],
+        runs=runs,
+        out=out,
+        seeds=numbers,
+        resume=resume,
+        jobs=jobs,
+        changed_data=changed_data,
+        quiet=quiet,
+    )
     if as_json:
         from mmrobust.training.folder import to_json
 

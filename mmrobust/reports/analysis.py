@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,15 +29,15 @@ def section(folder: RunFolder, figures: dict[str, str], source: str) -> dict[str
     Raises:
         MmrobustError: `analysis.json` is damaged.
     """
-    path = folder.path / "analysis.json"
-    if not path.exists():
+    path = folder.analysis
+    told = folder.read_json(path)
+    if told is None:
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
         if told["format"] != 1:
             raise MmrobustError(f"{path} has format {told['format']}; this version reads format 1")
         return _section(told, figures, source)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise MmrobustError(f"{path} is damaged; run mmrobust analyze {folder.path}") from error
 
 

@@ -26,7 +26,7 @@ from mmrobust.reports.table import DASH
 from mmrobust.training import RunFolder
 
 __all__ = [
-    "date_text", "describe_any", "environment_rows", "listed", "mean_of", "p_text", "rate_text", "read_evaluation",
+    "date_text", "describe_any", "environment_rows", "listed", "mean_of", "p_text", "rate_text", "read_sealed",
     "read_text", "score_text", "signed_text", "source_of", "template", "value_text", "write_page",
 ]  # fmt: skip
 
@@ -47,21 +47,17 @@ def read_text(path: Path) -> str:
         raise MmrobustError(f"{path} cannot be read ({error})") from error
 
 
-def read_evaluation(folder: RunFolder) -> dict[str, Any] | None:
-    """What stands in a run's `evaluation.json`; None where the run is not evaluated.
+def read_sealed(folder: RunFolder, path: Path) -> str:
+    """The text of one of a run's files, as it was written.
 
     Raises:
-        MmrobustError: The file is damaged, or of another version.
+        DamagedError: It is missing, or is not as it was written.
+        ReadError: It cannot be read.
     """
-    if not folder.evaluation.exists():
-        return None
-    try:
-        evaluation = json.loads(read_text(folder.evaluation))
-        if evaluation["format"] != 1:
-            raise MmrobustError(f"{folder.evaluation} has format {evaluation['format']}; this version reads format 1")
-        return evaluation
-    except (ValueError, KeyError, TypeError) as error:
-        raise MmrobustError(f"{folder.evaluation} is damaged; run mmrobust evaluate {folder.path}") from error
+    data = folder.read(path)
+    if data is None:
+        raise folder.damaged(path, "it is missing")
+    return data.decode("utf-8", "replace")
 
 
 def source_of(folder: RunFolder) -> str:

@@ -18,8 +18,7 @@ from mmrobust.reports.common import (
     listed,
     mean_of,
     rate_text,
-    read_evaluation,
-    read_text,
+    read_sealed,
     score_text,
     source_of,
     value_text,
@@ -50,7 +49,7 @@ def report(run: str | Path | RunFolder) -> Path:
     folder = RunFolder.open(run)
     resolved = _recipe(folder)
     lines = folder.read_metrics()
-    told = read_evaluation(folder)
+    told = folder.read_evaluation()
     figures: dict[str, str] = {}
     view = {
         "name": str(resolved.get("name", folder.path.parent.name)),
@@ -62,8 +61,8 @@ def report(run: str | Path | RunFolder) -> Path:
         "training": _training(lines, told, figures, source_of(folder)),
         "evaluation": _results(told, figures, source_of(folder)) if told else None,
         "analysis": section(folder, figures, source_of(folder)),
-        "recipe": read_text(folder.recipe),
-        "resolved": read_text(folder.resolved),
+        "recipe": read_sealed(folder, folder.recipe),
+        "resolved": read_sealed(folder, folder.resolved),
         "environment": environment_rows(folder.read_env()),
     }
     return write_page(folder.path, "report.html", view, figures)
@@ -71,7 +70,7 @@ def report(run: str | Path | RunFolder) -> Path:
 
 def _recipe(folder: RunFolder) -> dict[str, Any]:
     try:
-        resolved = yaml.safe_load(read_text(folder.resolved))
+        resolved = yaml.safe_load(read_sealed(folder, folder.resolved))
     except yaml.YAMLError as error:
         raise MmrobustError(f"{folder.resolved} is damaged ({' '.join(str(error).split())})") from error
     if not isinstance(resolved, dict):
@@ -192,7 +191,7 @@ def _trained(
             ]  # fmt: skip
         row.append(Cell(_duration(seconds), value=round(seconds, 1)))
         if told:
-            file = f"predictions/seed-{seed}.safetensors"
+            file = RunFolder(Path()).predictions_of(told, seed).as_posix()
             row.append(Cell(file, value=file, link=file) if seed in best else Cell())
         rows.append(row)
     columns = [Column("Seed"), Column("epochs")]

@@ -19,7 +19,6 @@ from mmrobust.reports.common import (
     mean_of,
     p_text,
     rate_text,
-    read_evaluation,
     read_text,
     score_text,
     signed_text,
@@ -60,7 +59,7 @@ def report_study(path: Path) -> Path:
     except ValueError as error:
         raise MmrobustError(f"{path / 'study.json'} is damaged; start the study anew") from error
     runs = {name: RunFolder(path / "variants" / name) for name in told["variants"]}
-    evaluations = {name: found for name, run in runs.items() if (found := read_evaluation(run)) is not None}
+    evaluations = {name: found for name, run in runs.items() if (found := run.read_evaluation()) is not None}
     first = evaluations.get(told["reference"]) or next(iter(evaluations.values()))
     measures = {name: describe_any(name) for name in first["measures"]}
     primary = first["primary"] if first["primary"] in measures else next(iter(measures))
@@ -444,7 +443,7 @@ def _by_seed(where: str, evaluations: Mapping[str, Any], measures: Mapping[str, 
     for variant, found in evaluations.items():
         scores = {name: _each(found, where, name) for name in measures}
         for seed in found["seeds"]:
-            file = f"variants/{variant}/predictions/seed-{seed}.safetensors"
+            file = RunFolder(Path("variants", variant)).predictions_of(found, seed).as_posix()
             row = [Cell(variant, value=variant, link=f"variants/{variant}/report.html")]
             row.append(Cell(str(seed), value=seed, link=file))
             for name, measure in measures.items():

@@ -12,6 +12,7 @@
     measures        names, in the order of the tables; see mmrobust.measures
     primary         the measure by which checkpoints were chosen
     seeds           training seeds, in order
+    predictions     {seed: {file, sha256}}: what every score was taken of
     checkpoints     [{seed, epoch, measure, value}]: the epoch that the validation split chose
     rates, draws    of the noise; at rate 0 there is one draw
     noise_seed      source of every draw
@@ -44,13 +45,14 @@ from torch import Tensor
 import mmrobust
 from mmrobust import files
 from mmrobust.contracts import Noise, Part
-from mmrobust.errors import CheckpointError, DataError, Problem, RecipeError, UsageError, nearest
+from mmrobust.errors import DataError, Problem, RecipeError, UsageError, nearest
 from mmrobust.measures import check, describe, measure_many, measures_of, primary
 from mmrobust.model.assemble import Built, make_noise
 from mmrobust.robustness import store
 from mmrobust.robustness.sweep import CLEAN, Grid, auilc, auilc_mean, restrict, sweep, sweep_limit
-from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, finished_seeds, load_trained
+from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, chosen_seeds, load_trained, open_data
 from mmrobust.training.folder import to_json
+from mmrobust.training.manifest import exclusive
 
 __all__ = ["Evaluation", "evaluate", "grid_of"]
 
@@ -91,6 +93,7 @@ def evaluate(
     run: str | Path | RunFolder,
     overrides: Sequence[str] = (),
     *,
+    changed_data: bool = False,
     quiet: bool = False,
 ) -> Evaluation:
     """Measures every trained seed of a run, clean and under noise, and writes `evaluation.json` and `predictions/`.
@@ -98,6 +101,7 @@ def evaluate(
     Args:
         run: The run's folder, or a recipe's name for its latest run.
         overrides: Changes to the recipe's `evaluate` settings, e.g. `evaluate.draws=10`, or to `train.device`.
+        changed_data: Go on although a data file is not the one that the run was trained on; the notes say so.
         quiet: Say nothing on stderr.
 
     Returns:
@@ -106,7 +110,9 @@ def evaluate(
     Raises:
         UsageError: There is no such run, or an override is not about the evaluation.
         CheckpointError: No seed was trained, or a checkpoint is damaged.
-        DataError: The data cannot be read, or the split is not there.
+        DamagedError: Another file of the run is damaged.
+        ReadError: A file of the run cannot be read.
+        DataError: The data cannot be read, is not that of the training, or has no such split.
         RecipeError: A noise or a measure is wrong.
         DivergedError: A prediction is not finite.
     """
@@ -116,12 +122,9 @@ def evaluate(
             raise UsageError(
                 f"'{change}' changes what was trained; to evaluate, change evaluate.*, data.* or train.device"
             )
-    seeds = finished_seeds(folder)
-    if not seeds:
-        raise CheckpointError(
-            f"no seed of {folder.path} is trained yet; go on with: mmrobust train --resume {folder.path}"
-        )
-    built = load_trained(folder, seeds[0], overrides=overrides)
+    seeds = chosen_seeds(folder, "all")
+    dataset, notes = open_data(folder, overrides, changed=changed_data)
+    built = load_trained(folder, seeds[0], dataset=dataset, overrides=overrides)
     settings = built.recipe.evaluate
     names = _measures(built)
     split = built.dataset.splits.get(settings.split)
@@ -147,12 +150,18 @@ def evaluate(
     assert split.label is not None
     best = {seed: Checkpoints(folder.seed(seed)).best().state.best for seed in seeds}
     result = Evaluation(_summarise(built, grid, parts, names, split.label, predictions, limits, best))
+    result["data"]["notes"] += notes
     with files.explained(folder.predictions):
         folder.predictions.mkdir(exist_ok=True)
-    for seed, predicted in predictions.items():
-        saved = store.Saved(tuple(split.ids), split.label, tuple(grid.rates), grid.draws, grid.seed, parts, predicted)
-        store.save(folder.predictions / f"seed-{seed}.safetensors", saved)
-    files.write_atomic(folder.evaluation, to_json(result, indent=1) + "\n")
+    with exclusive(folder.predictions):  # another evaluation would take what is not named yet for left over
+        for seed, predicted in predictions.items():
+            result["predictions"][str(seed)] = store.save(
+                folder,
+                seed,
+                store.Saved(tuple(split.ids), split.label, tuple(grid.rates), grid.draws, grid.seed, parts, predicted),
+            )
+        folder.write(folder.evaluation, to_json(result, indent=1) + "\n")
+        store.clean(folder, result)
     return result
 
 
@@ -276,6 +285,7 @@ def _summarise(
         "measures": list(names),
         "primary": primary(task),
         "seeds": seeds,
+        "predictions": {},
         "checkpoints": [{"seed": seed, **best[seed]} for seed in seeds],
         "rates": list(grid.rates),
         "draws": grid.draws,

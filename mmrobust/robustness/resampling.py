@@ -70,11 +70,13 @@ def predicted(run: RunFolder) -> Predicted:
         MmrobustError: The run is not evaluated, or its files are damaged.
     """
     try:
-        told = json.loads(run.evaluation.read_text(encoding="utf-8"))
-        task = Task(**{**told["task"], "names": tuple(told["task"]["names"])})
-        saved = {k: store.read(run.predictions / f"seed-{k}.safetensors") for k in told["seeds"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MmrobustError(f"{run.evaluation} is missing or damaged; run mmrobust evaluate {run.path}") from error
+        evaluation = run.read_evaluation()
+        if evaluation is None:
+            raise MmrobustError(f"{run.path} is not evaluated; run mmrobust evaluate {run.path}")
+        task = Task(**{**evaluation["task"], "names": tuple(evaluation["task"]["names"])})
+        saved = {k: store.load(run, evaluation, k) for k in evaluation["seeds"]}
+    except (KeyError, TypeError) as error:
+        raise run.damaged(run.evaluation, "it lacks a value") from error
     return Predicted(task, saved)
 
 

@@ -1,4 +1,7 @@
-"""Predictions kept for later: `predictions/seed-<k>.safetensors`.
+"""Predictions kept for later: `predictions/seed-<k>-<beginning of its SHA-256>.safetensors`.
+
+`evaluation.json` names the file of each seed with its SHA-256. Other predictions have other names, so that replacing
+that one file exchanges scores and predictions in one step: whenever a process is killed, they belong together.
 
 Tensors: `label` (`n` or `n k`), `clean` (`n c`) and `noise/<name>` (`r d n c`, with the rates above 0 only), float32.
 The metadata hold one key, `mmrobust`: JSON with the ids of the samples, the rates, the draws and the noise seed, so
@@ -8,9 +11,9 @@ that a later comparison knows that two runs met the same samples and the same no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -19,8 +22,10 @@ import torch
 from torch import Tensor
 
 from mmrobust import files
-from mmrobust.errors import MmrobustError
+from mmrobust.errors import DamagedError
 from mmrobust.robustness.sweep import CLEAN
+from mmrobust.training import RunFolder
+from mmrobust.training.manifest import digest
 
 FORMAT = 1
 
@@ -48,12 +53,34 @@ class Saved:
     predictions: Mapping[str, Tensor]
 
 
-def save(path: Path, saved: Saved) -> None:
+def save(run: RunFolder, seed: int, saved: Saved) -> dict[str, str]:
     """Writes the predictions of one seed.
+
+    Returns:
+        What `evaluation.json` says of them: the file's name in the run, and its SHA-256.
 
     Raises:
         WriteError: The file cannot be written.
     """
+    data = pack(saved)
+    sha256 = digest(data)
+    name = f"{run.predictions.name}/seed-{seed}-{sha256[:12]}.safetensors"
+    with files.explained(run.predictions):
+        run.predictions.mkdir(exist_ok=True)
+    files.write_atomic(run.path / name, data)
+    return {"file": name, "sha256": sha256}
+
+
+def clean(run: RunFolder, evaluation: Mapping[str, Any]) -> None:
+    """Removes the predictions that no longer belong to the run's evaluation."""
+    named = {entry["file"].rpartition("/")[2] for entry in evaluation["predictions"].values()}
+    for name in files.names(run.predictions):
+        if re.fullmatch(r"seed-\d+(-[0-9a-f]{12})?\.safetensors", name) and name not in named:
+            (run.predictions / name).unlink(missing_ok=True)
+
+
+def pack(saved: Saved) -> bytes:
+    """The predictions of one seed as the bytes of a safetensors file."""
     above = [i for i, rate in enumerate(saved.rates) if rate > 0]
     tensors = {"label": saved.label.cpu().contiguous(), CLEAN: saved.predictions[CLEAN].contiguous()}
     for name, value in saved.predictions.items():
@@ -69,36 +96,52 @@ def save(path: Path, saved: Saved) -> None:
     }
     # One key: the order of several is not fixed, and the same predictions shall give the same bytes.
     text = json.dumps(about, ensure_ascii=False, default=str)
-    files.write_atomic(path, safetensors.torch.save(tensors, {"mmrobust": text}))
+    return safetensors.torch.save(tensors, {"mmrobust": text})
 
 
-def read(path: Path) -> Saved:
+def load(run: RunFolder, evaluation: Mapping[str, Any], seed: int) -> Saved:
     """Reads the predictions of one seed.
 
+    Args:
+        run: The run.
+        evaluation: What its `evaluation.json` holds.
+        seed: The seed.
+
     Raises:
-        MmrobustError: The file is missing or damaged.
+        DamagedError: The file is missing, or not the one that belongs to the evaluation.
+        ReadError: It cannot be read.
     """
+    entry, path = evaluation.get("predictions", {}).get(str(seed)), run.predictions_of(evaluation, seed)
+    data = files.read(path)
+    again = f"mmrobust evaluate {run.path} writes it again"
+    if data is None:
+        raise DamagedError(f"{path} is missing; {again}")
+    if entry is not None and digest(data) != entry["sha256"]:
+        raise DamagedError(f"{path} is damaged: its SHA-256 is not the one that was written; {again}")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["mmrobust"])
-            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if about["format"] != FORMAT:
-            raise MmrobustError(f"{path} has format {about['format']}; this version of mmrobust reads format {FORMAT}")
-        rates, clean = tuple(about["rates"]), tensors[CLEAN]
-        predictions = {CLEAN: clean}
-        for name in about["noises"]:
-            predictions[name] = _with_zero(rates, about["draws"], clean, tensors[f"noise/{name}"])
-        return Saved(
-            tuple(about["ids"]),
-            tensors["label"],
-            rates,
-            about["draws"],
-            about["noise_seed"],
-            about["noises"],
-            predictions,
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError, safetensors.SafetensorError) as error:
-        raise MmrobustError(f"{path} is missing or damaged ({error}); run `mmrobust evaluate` on the run") from error
+        return unpack(data)
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, safetensors.SafetensorError) as error:
+        raise DamagedError(f"{path} is damaged ({error}); {again}") from error
+
+
+def unpack(data: bytes) -> Saved:
+    """The predictions that `pack` wrote.
+
+    Raises:
+        ValueError: Or another error of a reader, where the bytes are not those of such a file.
+    """
+    size = int.from_bytes(data[:8], "little")
+    about = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["mmrobust"])
+    tensors = safetensors.torch.load(data)
+    if about["format"] != FORMAT:
+        raise ValueError(f"its format is {about['format']}; this version of mmrobust reads format {FORMAT}")
+    rates, clean = tuple(about["rates"]), tensors[CLEAN]
+    predictions = {CLEAN: clean}
+    for name in about["noises"]:
+        predictions[name] = _with_zero(rates, about["draws"], clean, tensors[f"noise/{name}"])
+    return Saved(
+        tuple(about["ids"]), tensors["label"], rates, about["draws"], about["noise_seed"], about["noises"], predictions
+    )
 
 
 def _with_zero(rates: Sequence[float], draws: int, clean: Tensor, above: Tensor) -> Tensor:

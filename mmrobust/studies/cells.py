@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -15,8 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from mmrobust import files, pipeline
-from mmrobust import recipe as recipes
-from mmrobust.errors import InterruptedRun, MmrobustError
+from mmrobust.errors import DamagedError, InterruptedRun, MmrobustError
 from mmrobust.reports import report
 from mmrobust.robustness import evaluate
 from mmrobust.studies.folder import Study
@@ -223,23 +221,23 @@ def _rest(run: RunFolder) -> bool:
 def _complete(run: RunFolder) -> bool:
     """Whether a variant is evaluated with all its seeds."""
     told = evaluation(run)
-    return told is not None and set(told["seeds"]) >= set(recipes.load(run.resolved).train.seeds)
+    return told is not None and set(told["seeds"]) >= set(run.load_recipe().train.seeds)
 
 
 def evaluation(run: RunFolder) -> dict[str, Any] | None:
-    """What a finished variant's `evaluation.json` holds."""
+    """What a finished variant's `evaluation.json` holds; None where it is damaged, too: it is then written again."""
     try:
-        told = json.loads(run.evaluation.read_text(encoding="utf-8"))
-        return told if isinstance(told, dict) and told.get("seeds") else None
-    except (OSError, ValueError):
+        values = run.read_evaluation()
+    except DamagedError:
         return None
+    return values if values is not None and values.get("seeds") else None
 
 
 class _Progress:
     """How far a variant has come, in hundredths of an epoch, from what its process has written."""
 
     def __init__(self, run: RunFolder) -> None:
-        recipe = recipes.load(run.resolved)
+        recipe = run.load_recipe()
         settings, self.seeds, self.run = recipe.evaluate, recipe.train.seeds, run
         cells = 1 + len(settings.noise) * sum(rate > 0 for rate in settings.rates) * settings.draws
         self.evaluation = round(_EPOCH * _CELL * cells)

@@ -12,7 +12,6 @@ import safetensors
 import torch
 
 from mmrobust import files
-from mmrobust import recipe as recipes
 from mmrobust.measures import describe
 from mmrobust.recipe import Cited
 from mmrobust.reports import report, report_study
@@ -58,7 +57,7 @@ def conclude(made: Study, quiet: bool, anew: bool = False) -> None:
     evaluations = {name: told for name in variants if (told := evaluation(made.run(name))) is not None}
     for name, told in evaluations.items():
         run = made.run(name)
-        wanted = recipes.load(run.resolved).train.seeds
+        wanted = run.load_recipe().train.seeds
         variants[name].update(
             state="finished",
             missing=[seed for seed in wanted if seed not in told["seeds"]],

@@ -15,9 +15,10 @@ import torch
 
 from mmrobust import files
 from mmrobust import recipe as recipes
-from mmrobust.errors import CheckpointError, DivergedError, InterruptedRun, UsageError, WriteError
+from mmrobust.errors import DivergedError, InterruptedRun, UsageError, WriteError
 from mmrobust.model.assemble import Built, build
-from mmrobust.training.checkpoint import Checkpoints, State, load_weights
+from mmrobust.training.checkpoint import Checkpoints, State
+from mmrobust.training.data_record import DataRecord
 from mmrobust.training.folder import RunFolder, environment
 from mmrobust.training.loop import (
     Interrupt,
@@ -33,9 +34,16 @@ from mmrobust.training.loop import (
 from mmrobust.training.processes import ChildError, fit_in_processes, only_here, share
 from mmrobust.training.progress import Meter
 from mmrobust.training.stacked import fit_together, unstackable
+from mmrobust.training.trained import (
+    best_seed,
+    chosen_seeds,
+    finished_seeds,
+    keep_record,
+    load_trained,
+    open_data,
+)
 
 if TYPE_CHECKING:
-    from mmrobust.contracts import Dataset
     from mmrobust.recipe import Recipe
 
 __all__ = [
@@ -46,11 +54,14 @@ __all__ = [
     "RunFolder",
     "State",
     "Trainer",
+    "best_seed",
     "choose_device",
+    "chosen_seeds",
     "finished_seeds",
     "fit",
     "fit_together",
     "load_trained",
+    "open_data",
     "resident",
     "train",
     "train_seeds",
@@ -122,6 +133,7 @@ def train(
     seeds: int | Sequence[int] | None = None,
     resume: RunFolder | str | os.PathLike[str] | None = None,
     jobs: int | None = None,
+    changed_data: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Trains every seed of a recipe: on a CPU as one process a core, on a GPU together as one stacked model.
@@ -136,6 +148,7 @@ def train(
             have had; seeds that are finished are left as they are.
         jobs: How many seeds are trained at a time, each in a process of its own; as many as this process has threads
             where None (one on a GPU). The threads are divided among them.
+        changed_data: Resume although a data file is not the one that the run began on; the run notes it.
         quiet: Show no progress.
 
     Raises:
@@ -146,7 +159,15 @@ def train(
         WriteError: The disk is full, or the like; the message says how to go on.
     """
     return train_seeds(
-        recipe, overrides, runs=runs, out=out, seeds=seeds, resume=resume, jobs=jobs, quiet=quiet
+        recipe,
+        overrides,
+        runs=runs,
+        out=out,
+        seeds=seeds,
+        resume=resume,
+        jobs=jobs,
+        changed_data=changed_data,
+        quiet=quiet,
     ).check()
 
 
@@ -159,6 +180,7 @@ def train_seeds(
     seeds: int | Sequence[int] | None = None,
     resume: RunFolder | str | os.PathLike[str] | None = None,
     jobs: int | None = None,
+    changed_data: bool = False,
     quiet: bool = False,
     verb: str = "train",
 ) -> Run:
@@ -172,6 +194,7 @@ def train_seeds(
         seeds: See `train`.
         resume: See `train`.
         jobs: See `train`.
+        changed_data: See `train`.
         quiet: See `train`.
         verb: The verb of the command line that goes on with it, for messages.
     """
@@ -181,19 +204,24 @@ def train_seeds(
         if recipe is not None or overrides or seeds is not None or out is not None:
             raise UsageError("a resumed run has its recipe, seeds and folder already: give --resume RUN alone")
         folder = RunFolder.open(resume, runs)
-        loaded = recipes.load(folder.resolved)
+        loaded = folder.load_recipe()
     elif recipe is None:
         raise UsageError("name a recipe, or a run to go on with: --resume RUN")
     else:
         folder = None
         loaded = _load(recipe, overrides, seeds)
 
-    built = build(loaded, seed=loaded.train.seeds[0])
+    dataset, notes = (None, []) if folder is None else open_data(folder, changed=changed_data)
+    built = build(loaded, dataset=dataset, seed=loaded.train.seeds[0])
     device = choose_device(loaded)
     selection(built)
     plan = _plan(built, device, jobs, folder)
     if folder is None:  # nothing is left behind by a recipe or data that cannot be used
-        folder = RunFolder.create(loaded, runs, out=out, threads=plan.threads)
+        record = DataRecord.of(loaded, built.dataset)
+        others = {"data.json": record.to_text()}
+        folder = RunFolder.create(loaded, runs, out=out, threads=plan.threads, others=others)
+    else:
+        keep_record(folder, loaded, built.dataset, notes)
     run = Run(folder, loaded)
     go_on = f"go on with: mmrobust {verb} --resume {shlex.quote(str(folder.path))}"
     try:
@@ -350,46 +378,3 @@ def _changes(folder: RunFolder, threads: int) -> str:
     return ", ".join(
         f"{key} {then[key]} then, {now[key]} now" for key in _SAME if key in then and then[key] != now[key]
     )
-
-
-def finished_seeds(folder: RunFolder) -> list[int]:
-    """The seeds of a run that were trained to their end and whose checkpoints are unharmed."""
-    found = {seed: Checkpoints(folder.seed(seed)).newest() for seed in folder.seeds}
-    return [seed for seed, checkpoint in found.items() if checkpoint is not None and checkpoint.state.finished]
-
-
-def load_trained(
-    run: RunFolder | str | os.PathLike[str],
-    seed: int | None = None,
-    *,
-    dataset: Dataset | None = None,
-    overrides: Sequence[str] = (),
-) -> Built:
-    """Builds a run's recipe again, with the weights of its best checkpoint.
-
-    Args:
-        run: The run, its folder, or a recipe's name for its latest run in `runs`.
-        seed: Which of its seeds; None for the first that it has.
-        dataset: Its dataset if it is open already.
-        overrides: Changes of the resolved recipe, `data.path=...` where the data was moved.
-
-    Raises:
-        UsageError: There is no such run, or no such seed in it.
-        CheckpointError: The checkpoint is missing or damaged, or does not fit the recipe.
-    """
-    folder = RunFolder.open(run)
-    seeds = folder.seeds
-    if not seeds:
-        raise CheckpointError(
-            f"{folder.path} holds no checkpoint yet; go on with: mmrobust train --resume {folder.path}"
-        )
-    if seed is None:
-        seed = seeds[0]
-    elif seed not in seeds:
-        raise UsageError(f"{folder.path} has no seed {seed}; it has {', '.join(map(str, seeds))}")
-    best = Checkpoints(folder.seed(seed)).best()
-    built = build(recipes.load(folder.resolved, overrides), dataset=dataset, seed=seed)
-    load_weights(built.model, best.model, str(best.path))
-    load_weights(built.learning, best.learning, str(best.path))
-    built.model.eval()
-    return built

@@ -7,14 +7,17 @@
       state.json              where the training stands, and the metrics of every epoch so far
       manifest.json           size and SHA-256 of each file
 
-A checkpoint is staged, synced and renamed, so a kill or a full disk leaves it whole or absent; the manifest finds what
-a disk or a person did to it later (safetensors alone finds truncation, not a flipped bit). Nothing is ever unpickled.
+A checkpoint is staged, synced and renamed, so a kill or a full disk leaves it whole or absent; the manifest shows what
+a disk or a person did to it later (safetensors alone notices truncation, not a flipped bit). Nothing is ever unpickled.
+
+Damaged is what can be read and is not what was written: it is passed over, and training writes it again. What cannot be
+read (permission, an error of the disk or network) may be whole: it is an error, and nothing is written in its place.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +31,7 @@ from torch.optim import Optimizer
 from mmrobust import files
 from mmrobust.errors import CheckpointError
 from mmrobust.training.folder import to_json
+from mmrobust.training.manifest import digest
 
 __all__ = ["Checkpoint", "Checkpoints", "State", "load_weights", "read"]
 
@@ -92,28 +96,29 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: Something is missing or damaged; the message says what.
+        ReadError: Something is there but cannot be read.
     """
 
     def content(name: str) -> bytes:
-        try:
-            return (path / name).read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path}: {name} cannot be read ({error.strerror or error})") from error
+        data = files.read(path / name)
+        if data is None:
+            raise CheckpointError(f"{path}: {name} is missing")
+        return data
 
     try:
         manifest = json.loads(content("manifest.json"))
         form = manifest["format"]
-        told = {name: (manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in _FILES}
+        known = {name: (manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in _FILES}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: manifest.json is damaged") from error
     if form != FORMAT:
         raise CheckpointError(f"{path} has format {form}; this version of mmrobust reads format {FORMAT}")
     data = {}
-    for name, (size, digest) in told.items():
+    for name, (size, sha256) in known.items():
         data[name] = content(name)
         if len(data[name]) != size:
             raise CheckpointError(f"{path}: {name} has {len(data[name])} bytes, not the {size} that were written")
-        if hashlib.sha256(data[name]).hexdigest() != digest:
+        if digest(data[name]) != sha256:
             raise CheckpointError(f"{path}: {name} is damaged (its SHA-256 is not the one that was written)")
     model, learning, optimizer = (safetensors.torch.load(data[name]) for name in _FILES[:3])
     return Checkpoint(path, State(**json.loads(data["state.json"])), model, learning, optimizer)
@@ -139,9 +144,13 @@ class Checkpoints:
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs that have a checkpoint, damaged or not, in order."""
-        names = (p.name.removeprefix("epoch-") for p in self.folder.glob("epoch-*"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        """Epochs that have a checkpoint, damaged or not, in order.
+
+        Raises:
+            ReadError: The folder cannot be listed.
+        """
+        numbers = (name.removeprefix("epoch-") for name in files.names(self.folder) if name.startswith("epoch-"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def save(self, state: State, model: nn.Module, learning: nn.Module, optimizer: Optimizer) -> None:
         """Writes the checkpoint of `state.epoch`, then removes those no longer needed.
@@ -155,11 +164,11 @@ class Checkpoints:
             "optimizer.safetensors": pack(_moments(optimizer, _names(model, learning))),
             "state.json": to_json(asdict(state), indent=1).encode(),
         }
-        told = {name: {"size": len(x), "sha256": hashlib.sha256(x).hexdigest()} for name, x in data.items()}
+        known = {name: {"size": len(x), "sha256": digest(x)} for name, x in data.items()}
         with files.staged(self.path(state.epoch)) as part:
             for name, content in data.items():
                 (part / name).write_bytes(content)
-            (part / "manifest.json").write_text(to_json({"format": FORMAT, "files": told}, indent=1))
+            (part / "manifest.json").write_text(to_json({"format": FORMAT, "files": known}, indent=1))
         self.prune(state)
 
     def prune(self, state: State) -> None:
@@ -176,6 +185,9 @@ class Checkpoints:
         """The checkpoint to go on from: the newest that is unharmed and whose best is unharmed as well.
 
         One whose best is lost is no use: going on from an earlier one makes the best again, bit for bit.
+
+        Raises:
+            ReadError: One is there but cannot be read.
         """
         files.sweep(self.folder)
         for epoch in reversed(self.epochs):
@@ -189,23 +201,35 @@ class Checkpoints:
                 self.tell(f"passed over: {error}")
         return None
 
-    def best(self) -> Checkpoint:
-        """The best checkpoint, by the newest unharmed one's word.
+    def last(self) -> Checkpoint | None:
+        """The checkpoint of the last epoch; None where there is no checkpoint.
 
         Raises:
-            CheckpointError: There is none, or it is damaged.
+            CheckpointError: It is damaged.
+            ReadError: It is there but cannot be read.
         """
-        if not self.epochs:
+        epochs = self.epochs
+        return self._intact(epochs[-1]) if epochs else None
+
+    def best(self) -> Checkpoint:
+        """The checkpoint of the best epoch, as the last one says.
+
+        Raises:
+            CheckpointError: There is none, or one of both is damaged.
+            ReadError: One of both is there but cannot be read.
+        """
+        last = self.last()
+        if last is None:
             raise CheckpointError(f"{self.folder} holds no checkpoint; train first")
-        for epoch in reversed(self.epochs):
-            try:
-                checkpoint = read(self.path(epoch))
-            except CheckpointError as error:
-                self.tell(f"passed over: {error}")
-                continue
-            best = checkpoint.state.best.get("epoch", epoch)
-            return checkpoint if best == epoch else read(self.path(best))
-        raise CheckpointError(f"no checkpoint in {self.folder} is unharmed; resume the run to make them again")
+        best = last.state.best.get("epoch", last.state.epoch)
+        return last if best == last.state.epoch else self._intact(best)
+
+    def _intact(self, epoch: int) -> Checkpoint:
+        try:
+            return read(self.path(epoch))
+        except CheckpointError as error:
+            run = shlex.quote(str(self.folder.parent.parent))
+            raise CheckpointError(f"{error}; mmrobust train --resume {run} trains it again") from error
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

@@ -30,13 +30,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mmrobust import errors, registry
-from mmrobust import recipe as recipes
 from mmrobust.errors import DivergedError, InterruptedRun, MmrobustError
 from mmrobust.model.assemble import build
 from mmrobust.training.checkpoint import State
 from mmrobust.training.folder import RunFolder, to_json
 from mmrobust.training.loop import Interrupt, fit
 from mmrobust.training.progress import Meter
+from mmrobust.training.trained import open_data
 
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
@@ -340,12 +340,12 @@ def _main() -> int:
     threading.Thread(target=_follow, args=(seeds, interrupt), daemon=True).start()
     meter = _Channel(channel, live)
     try:
-        recipe, dataset = recipes.load(folder.resolved), None
+        recipe = folder.load_recipe()
+        dataset, _ = open_data(folder, changed=True)  # the first process has looked at its files
         for seed in iter(seeds.get, None):
             meter.done = meter._first = 0
             meter._note, meter.label = "", f"seed {seed}"
             built = build(recipe, dataset=dataset, seed=seed)
-            dataset = built.dataset
             try:
                 state = fit(
                     built, folder, seed, resume=resume, meter=meter, interrupt=interrupt, label=f"seed {seed}: "

@@ -15,7 +15,7 @@ from mmrobust.analysis import analyze
 from mmrobust.errors import CheckpointError, MmrobustError, UsageError
 from mmrobust.reports import report
 from mmrobust.robustness import evaluate
-from mmrobust.training import load_trained, train
+from mmrobust.training import RunFolder, open_data, train
 
 torch.set_num_threads(1)
 
@@ -75,7 +75,8 @@ def test_the_worst_samples_met_the_noise_of_the_evaluation(runs: Path) -> None:
     """What is told of a sample is what `predictions/` holds of the same draw."""
     from mmrobust.robustness import store
 
-    saved = store.read(runs / "normtr" / "predictions" / "seed-1.safetensors")
+    run = RunFolder(runs / "normtr")
+    saved = store.load(run, run.read_evaluation() or {}, 1)
     errors = (saved.predictions["frame_drop"][1, 0, :, 0] - saved.label).abs()
     worst = analyze(runs / "normtr", quiet=True)["worst"]
     assert [row["id"] for row in worst] == [saved.ids[i] for i in errors.argsort(descending=True)[:10]]
@@ -114,7 +115,7 @@ def test_a_model_without_these_parts_says_so(runs: Path) -> None:
 
 
 def test_a_chosen_sample_alone_is_shown(runs: Path) -> None:
-    ids = load_trained(runs / "normtr").dataset.splits["test"].ids
+    ids = open_data(runs / "normtr")[0].splits["test"].ids
     found = analyze(runs / "normtr", sample=ids[7], quiet=True)
     assert found["map"]["id"] == ids[7]
     drawn = analyze(runs / "normtr", quiet=True)["map"]
@@ -166,7 +167,7 @@ def test_the_report_shows_it_and_survives_strangers(runs: Path, tmp_path: Path) 
     told["map"]["id"] = told["map"]["label"] = evil
     told["map"]["keys"] = {f"{evil}{i}": n for i, n in enumerate(told["map"]["keys"].values())}
     told["limit"] = {evil: told["limit"]["frame_drop"]}
-    (run / "analysis.json").write_text(json.dumps(told))
+    RunFolder(run).write(run / "analysis.json", json.dumps(told))
     page = report(run).read_text()
     assert page.count("<script>") == 1 and "&lt;script&gt;" in page and page.count("<") == tags
 
@@ -174,9 +175,9 @@ def test_the_report_shows_it_and_survives_strangers(runs: Path, tmp_path: Path) 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 1, "runs": [{}]}'])
 def test_a_damaged_file_is_told(runs: Path, tmp_path: Path, text: str) -> None:
     run = Path(shutil.copytree(runs / "bare", tmp_path / "run"))
-    (run / "analysis.json").write_text(text)
-    with pytest.raises(MmrobustError, match=r"analysis\.json is damaged; run mmrobust analyze"):
+    RunFolder(run).write(run / "analysis.json", text)
+    with pytest.raises(MmrobustError, match=r"analysis\.json is damaged.*mmrobust analyze"):
         report(run)
-    (run / "analysis.json").write_text('{"format": 2}')
+    RunFolder(run).write(run / "analysis.json", '{"format": 2}')
     with pytest.raises(MmrobustError, match="has format 2; this version reads format 1"):
         report(run)

@@ -130,7 +130,7 @@ def test_undefined_values_are_dashes(runs: Path, check_alone: Any) -> None:
 def change(run: Path, f: Any) -> None:
     told = json.loads((run / "evaluation.json").read_text())
     f(told)
-    (run / "evaluation.json").write_text(json.dumps(told))
+    RunFolder(run).write(run / "evaluation.json", json.dumps(told))
 
 
 def attack(run: Path, texts: list[str]) -> None:
@@ -155,16 +155,17 @@ def attack(run: Path, texts: list[str]) -> None:
         found["primary"] = found["measures"][-1]
 
     change(run, told)
-    (run / "resolved.yaml").write_text(json.dumps({"name": one(), "summary": one(), "data": {"use": one()}}))
-    (run / "recipe.yaml").write_text("\n".join(texts))
+    folder = RunFolder(run)
+    folder.write(folder.resolved, json.dumps({"name": one(), "summary": one(), "data": {"use": one()}}))
+    folder.write(folder.recipe, "\n".join(texts))
     env = {"date": one(), "command": texts, **{one(): one() for _ in range(9)}, one(): {one(): one()}}
-    (run / "env.json").write_text(json.dumps(env))
+    folder.write(folder.env, json.dumps(env))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     loss, valid = [one(), one()], f"f1.{one()}"
     for line in lines:
         line["loss"] |= dict.fromkeys(loss, 1.0)
         line["valid"] = {valid: 0.5}
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    folder.set_metrics(lines)
 
 
 def test_strangers_text_changes_nothing_but_text(
@@ -314,18 +315,22 @@ def test_ranks_are_joined_where_they_cannot_be_told_apart() -> None:
 
 
 def test_damaged_files_are_told(runs: Path) -> None:
-    (runs / "two" / "evaluation.json").write_text("{")
-    with pytest.raises(MmrobustError, match="damaged; run mmrobust evaluate"):
-        report(runs / "two")
-    (runs / "two" / "evaluation.json").write_text('{"format": 2}')
+    two = RunFolder(runs / "two")
+    two.evaluation.write_text("{")
+    with pytest.raises(MmrobustError, match="damaged: its SHA-256 is not the one that was written; mmrobust evaluate"):
+        report(two)
+    two.write(two.evaluation, "{")
+    with pytest.raises(MmrobustError, match="is damaged: it holds no JSON object; mmrobust evaluate"):
+        report(two)
+    two.write(two.evaluation, '{"format": 2}')
     with pytest.raises(MmrobustError, match="format 2"):
         report(runs / "two")
     whole = (runs / "trained" / "resolved.yaml").read_text()
     for text in ("a: [", "- no recipe", ""):
-        (runs / "trained" / "resolved.yaml").write_text(text)
+        RunFolder(runs / "trained").write(runs / "trained" / "resolved.yaml", text)
         with pytest.raises(MmrobustError, match=r"resolved\.yaml is damaged"):
             report(runs / "trained")
-    (runs / "trained" / "resolved.yaml").write_text(whole)
+    RunFolder(runs / "trained").write(runs / "trained" / "resolved.yaml", whole)
     (runs / "trained" / "recipe.yaml").unlink()
-    with pytest.raises(MmrobustError, match=r"recipe\.yaml cannot be read"):
+    with pytest.raises(MmrobustError, match=r"recipe\.yaml is damaged: it is missing; restore it"):
         report(RunFolder(runs / "trained"))

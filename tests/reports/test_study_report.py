@@ -76,7 +76,7 @@ def made(folder: Path, run: Path, count: int) -> Path:
         (folder / "variants" / name / "predictions").mkdir(parents=True)
         for file in ("env.json", "resolved.yaml", "metrics.jsonl"):
             shutil.copy(run / file, folder / "variants" / name / file)
-        for file in ("report.html", "predictions/seed-1.safetensors", "predictions/seed-2.safetensors"):
+        for file in ("report.html", *(entry["file"] for entry in told["predictions"].values())):
             (folder / "variants" / name / file).touch()
         (folder / "variants" / name / "evaluation.json").write_text(json.dumps(told))
     ranks = {name: 1.0 + i for i, name in enumerate(names)}

@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from mmrobust import recipe as recipes
-from mmrobust.errors import CheckpointError, DataError, MmrobustError, RecipeError, UsageError, WriteError
+from mmrobust.errors import CheckpointError, DamagedError, DataError, RecipeError, UsageError, WriteError
 from mmrobust.measures import measure
 from mmrobust.model.assemble import build
-from mmrobust.robustness import evaluate
+from mmrobust.robustness import evaluate, store
 from mmrobust.robustness.evaluation import summary
-from mmrobust.robustness.store import read
-from mmrobust.training import RunFolder, load_trained
+from mmrobust.training import RunFolder, load_trained, open_data
 from mmrobust.training.loop import predict_split
 
 
@@ -25,7 +24,7 @@ def test_numbers_are_those_of_the_predictions(run: RunFolder) -> None:
     told = json.loads(run.evaluation.read_text())
     task = load_trained(run).context.task
     for k, seed in enumerate(told["seeds"]):
-        saved = read(run.predictions / f"seed-{seed}.safetensors")
+        saved = store.load(run, told, seed)
         scores = measure(task, saved.predictions["clean"], saved.label)
         for name, value in scores.items():
             assert told["clean"][name]["each"][k] == pytest.approx(value)
@@ -47,9 +46,9 @@ def test_numbers_are_those_of_the_predictions(run: RunFolder) -> None:
 
 
 def test_predictions_are_those_of_the_chosen_checkpoint(run: RunFolder) -> None:
-    built = load_trained(run, 2)
+    built = load_trained(run, 2, dataset=open_data(run)[0])
     split = built.dataset.splits["test"]
-    saved = read(run.predictions / "seed-2.safetensors")
+    saved = store.load(run, json.loads(run.evaluation.read_text()), 2)
     assert torch.allclose(saved.predictions["clean"], predict_split(built.model, split, 64), atol=1e-6)
     assert saved.ids == tuple(split.ids) and saved.rates == (0, 0.5, 1)
 
@@ -163,10 +162,46 @@ def test_bad_input_is_told(run: RunFolder) -> None:
 
 
 def test_a_damaged_file_of_predictions_is_told(run: RunFolder) -> None:
-    path = run.predictions / "seed-1.safetensors"
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(MmrobustError, match="missing or damaged"):
-        read(path)
+    told = json.loads(run.evaluation.read_text())
+    path = run.path / told["predictions"]["1"]["file"]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # a bit of a number: still a file that can be read
+    with pytest.raises(DamagedError, match=r"seed-1-.*\.safetensors is damaged: .*; mmrobust evaluate .* writes it"):
+        store.load(run, told, 1)
+    path.unlink()
+    with pytest.raises(DamagedError, match=r"seed-1-.*\.safetensors is missing; mmrobust evaluate"):
+        store.load(run, told, 1)
+    assert store.load(run, evaluate(run, quiet=True), 1).label.shape == (40,)
+
+
+def test_predictions_without_a_seal_are_read(run: RunFolder) -> None:
+    """Runs of older versions name them by their seed alone."""
+    told = json.loads(run.evaluation.read_text())
+    file = told.pop("predictions")["1"]["file"]
+    (run.path / file).rename(run.predictions / "seed-1.safetensors")
+    assert store.load(run, told, 1).rates == (0, 0.5, 1)
+    (run.predictions / "seed-1.safetensors").write_bytes(b"\x08" + b"\0" * 20)
+    with pytest.raises(DamagedError, match=r"seed-1\.safetensors is damaged \("):
+        store.load(run, told, 1)
+
+
+def test_scores_and_predictions_are_exchanged_in_one_step(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is written when the evaluation is cut off, the scores that are there are those of the predictions."""
+    before = run.evaluation.read_bytes()
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, ["evaluate.draws=3"], quiet=True)
+    monkeypatch.undo()
+    assert run.evaluation.read_bytes() == before
+    assert store.load(run, json.loads(before), 2).draws == 2
+    told = evaluate(run, ["evaluate.draws=4"], quiet=True)  # and this one leaves nothing of the other
+    assert sorted(f"predictions/{p.name}" for p in run.predictions.iterdir()) == sorted(
+        entry["file"] for entry in told["predictions"].values()
+    )
 
 
 def test_summary() -> None:

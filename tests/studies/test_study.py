@@ -150,7 +150,7 @@ def test_what_is_trained_of_a_variant_that_died_is_kept(study: Study, tmp_path: 
     run = Study(copy, {}).run("third")
     text = run.resolved.read_text()
     assert "seeds: [1]" in text
-    run.resolved.write_text(text.replace("seeds: [1]", "seeds: [1, 2]"))
+    run.write(run.resolved, text.replace("seeds: [1]", "seeds: [1, 2]"))
     for gone in (run.evaluation, run.report):
         gone.unlink()
     shutil.rmtree(run.predictions)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmrobust.errors import CheckpointError
+from mmrobust.errors import CheckpointError, ReadError
 from mmrobust.training import Checkpoints, State
 from mmrobust.training.checkpoint import read, restore
 
@@ -75,6 +75,36 @@ def test_another_model_s_checkpoint_is_refused(saved):
     _, learning, optimizer = parts()
     with pytest.raises(CheckpointError, match="epoch-0001 does not fit the recipe's model"):
         restore(read(saved), torch.nn.Linear(1, 1), learning, optimizer)
+
+
+def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path):
+    """A folder in the place of a file is there and cannot be read, for root as well."""
+    checkpoints = Checkpoints(tmp_path / "seed-1")
+    for epoch in (1, 2):
+        checkpoints.save(State(1, epoch=epoch, best={"epoch": 1}), *stepped())
+    for name in FILES:
+        path = checkpoints.path(2) / name
+        content = path.read_bytes()
+        path.unlink()
+        path.mkdir()
+        for look in (checkpoints.newest, checkpoints.last, checkpoints.best):
+            with pytest.raises(ReadError, match=f"{name} is there but cannot be read .*; nothing was changed"):
+                look()
+        path.rmdir()
+        path.write_bytes(content)
+    assert checkpoints.best().state.epoch == 1
+
+
+def test_a_damaged_last_checkpoint_never_gives_way_to_an_older_one(tmp_path):
+    """Training goes on from the one before; whoever wants the trained model gets no other instead."""
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints" / "seed-1")
+    for epoch in (1, 2):
+        checkpoints.save(State(1, epoch=epoch, best={"epoch": epoch}), *stepped())
+    (checkpoints.path(2) / "state.json").unlink()
+    assert checkpoints.newest().state.epoch == 1
+    for look in (checkpoints.last, checkpoints.best):
+        with pytest.raises(CheckpointError, match=r"state.json is missing; mmrobust train --resume .*/run trains it"):
+            look()
 
 
 def test_without_any_checkpoint(tmp_path):

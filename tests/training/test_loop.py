@@ -10,7 +10,7 @@ from mmrobust import measures
 from mmrobust import recipe as recipes
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, RecipeError, UsageError
 from mmrobust.model.assemble import build
-from mmrobust.training import Interrupt, Run, RunFolder, Trainer, fit, load_trained, train
+from mmrobust.training import Interrupt, Run, RunFolder, Trainer, fit, load_trained, open_data, train
 from mmrobust.training.loop import choose_device, predict_split, slow_precision
 
 
@@ -91,7 +91,7 @@ def test_training_learns_and_the_best_checkpoint_is_what_is_loaded(tiny, tmp_pat
     values = [line["valid"]["mae"] for line in run.folder.read_metrics()]
     best = run.states[1].best
     assert best == {"epoch": values.index(min(values)) + 1, "measure": "mae", "value": min(values)}
-    built = load_trained(run.folder)
+    built = load_trained(run.folder, dataset=open_data(run.folder)[0])
     valid = built.dataset.splits["valid"]
     assert valid.label is not None
     prediction = predict_split(built.model, valid, 64)

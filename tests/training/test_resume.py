@@ -79,10 +79,10 @@ def flip(path: Path, at: int = -9) -> None:
         (lambda p: flip(p / "model.safetensors"), "model.safetensors is damaged (its SHA-256"),
         (lambda p: flip(p / "optimizer.safetensors", 100), "optimizer.safetensors is damaged"),
         (lambda p: os.truncate(p / "learning.safetensors", 99), "learning.safetensors has 99 bytes, not the"),
-        (lambda p: (p / "state.json").unlink(), "state.json cannot be read (No such file"),
+        (lambda p: (p / "state.json").unlink(), "state.json is missing"),
         (lambda p: flip(p / "manifest.json", 0), "manifest.json is damaged"),
         (lambda p: (p / "manifest.json").write_text("[1]"), "manifest.json is damaged"),
-        (lambda p: [f.unlink() for f in p.iterdir()], "manifest.json cannot be read"),
+        (lambda p: [f.unlink() for f in p.iterdir()], "manifest.json is missing"),
     ],
 )
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(finished, harm, said):
@@ -124,7 +124,7 @@ def test_torn_and_lost_metrics_are_mended(finished):
 
 def test_other_threads_are_told(finished, capsys):
     env = json.loads(finished.env.read_text())
-    finished.env.write_text(json.dumps({**env, "threads": 64}))
+    finished.write(finished.env, json.dumps({**env, "threads": 64}))
     train(resume=finished.path)
     told = "not quite what the run began on, so its last bits may differ: threads 64 then, 1 now"
     assert told in capsys.readouterr().err and told in finished.log.read_text()
@@ -133,7 +133,7 @@ def test_other_threads_are_told(finished, capsys):
 def test_another_library_for_products_is_told(finished):
     env = json.loads(finished.env.read_text())
     assert env["gemm"] in ("onednn", "torch")
-    finished.env.write_text(json.dumps({**env, "gemm": "another"}))
+    finished.write(finished.env, json.dumps({**env, "gemm": "another"}))
     train(resume=finished.path, quiet=True)
     assert f"its last bits may differ: gemm another then, {env['gemm']} now" in finished.log.read_text()
 
