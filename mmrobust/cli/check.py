@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from mmrobust.cli.arguments import Kind, Name
 
 if TYPE_CHECKING:
     from mmrobust.contracts import Part
-    from mmrobust.testing import Result
+    from mmrobust.testing import Check, Result, Subject
 
 
 def register(family: typer.Typer) -> None:
@@ -47,37 +48,19 @@ def check(
       mmrobust plugins check objective noise_adversary discriminator=mlp --json
     """
     part = _part(kind, name, options or [])
-    from mmrobust.testing import Subject, checks_for, run_check
-    from mmrobust.testing.running import check_expected
+    others = dict(_beside(text) for text in beside or [])
+    from mmrobust.testing import Subject, run_check
+    from mmrobust.testing.running import refuse_unknown
 
-    others = {}
-    for text in beside or []:
-        slot, _, use = text.partition("=")
-        others[_slot(slot, text)] = _part(slot, use, [])
     subject = Subject(kind, part.use, options=part.options, beside=others)
-    chosen = [c for c in checks_for(kind) if only is None or c.__name__ in _known(only, kind)]
-    check_expected(subject)
-    if not as_json:
-        spec = subject.spec
-        typer.echo(f"{kind} {spec.name}, {spec.distribution} {spec.version}".rstrip() + "\n")
-    results = []
-    for one in chosen:
-        results.append(run_check(subject, one))
-        if not as_json:
-            _show(results[-1])
-    failed = sum(result.state == "failed" for result in results)
+    chosen = _chosen(kind, only)
+    refuse_unknown(subject)
     if as_json:
-        fields = ("check", "state", "what", "matters", "expected", "came", "reason", "seconds")
-        rows = [{field: getattr(result, field) for field in fields} for result in results]
-        typer.echo(json.dumps({"kind": kind, "name": name, "failed": failed, "checks": rows}, indent=2))
+        results = [run_check(subject, one) for one in chosen]
+        typer.echo(json.dumps(_as_dict(subject, results), indent=2))
     else:
-        counts = {
-            state: sum(r.state == state for r in results) for state in ("passed", "failed", "expected", "skipped")
-        }
-        words = {"expected": "expected to fail", "skipped": "with nothing to say"}
-        said = ", ".join(f"{count} {words.get(state, state)}" for state, count in counts.items() if count)
-        typer.echo(f"\n{len(results)} checks in {sum(r.seconds for r in results):.1f} s: {said}")
-    if failed:
+        results = _run_and_show(subject, chosen)
+    if any(result.state == "failed" for result in results):
         raise typer.Exit(1)
 
 
@@ -85,7 +68,7 @@ def _part(kind: str, name: str, options: list[str]) -> Part[Any]:
     """The component with its options, read and checked as in a recipe.
 
     Raises:
-        RecipeError: An option is wrong; all problems are told.
+        RecipeError: An option is wrong; all problems are listed.
         UsageError: There is no such kind.
     """
     from mmrobust.errors import RecipeError, UsageError, nearest
@@ -109,17 +92,23 @@ def _part(kind: str, name: str, options: list[str]) -> Part[Any]:
     return Part(part.use, {key: value for key, value in part.options.items() if key in node.value})
 
 
-def _slot(slot: str, text: str) -> str:
+def _beside(text: str) -> tuple[str, Part[Any]]:
+    """A slot and the component in it, from `SLOT=NAME`.
+
+    Raises:
+        UsageError: There is no such slot.
+    """
     from mmrobust.errors import UsageError, nearest
 
     slots = ("encoder", "generic_extractor", "specific_extractor", "fusion", "head")
-    if slot not in slots or "=" not in text:
+    slot, equals, name = text.partition("=")
+    if slot not in slots or not equals:
         raise UsageError(f"--beside looks like fusion=NAME, not '{text}'{nearest(slot, slots)}")
-    return slot
+    return slot, _part(slot, name, [])
 
 
-def _known(only: list[str], kind: str) -> set[str]:
-    """Names of checks, which may be given without `check_`.
+def _chosen(kind: str, only: list[str] | None) -> list[Check]:
+    """The checks of these names, which may be given without `check_`; all without names.
 
     Raises:
         UsageError: There is no such check.
@@ -127,33 +116,83 @@ def _known(only: list[str], kind: str) -> set[str]:
     from mmrobust.errors import UsageError, nearest
     from mmrobust.testing import checks_for
 
-    names = [check.__name__ for check in checks_for(kind)]
-    chosen = {name if name.startswith("check_") else f"check_{name}" for name in only}
-    for name in chosen:
-        if name not in names:
-            raise UsageError(f"a {kind} has no check '{name}'{nearest(name, names)}")
-    return chosen
+    checks = {check.name: check for check in checks_for(kind)}
+    names = [f"check_{name.removeprefix('check_')}" for name in only or []]
+    for name in names:
+        if name not in checks:
+            raise UsageError(f"a {kind} has no check '{name}'{nearest(name, checks)}")
+    return [check for name, check in checks.items() if not names or name in names]
+
+
+def _as_dict(subject: Subject, results: list[Result]) -> dict[str, Any]:
+    rows = [
+        {
+            "check": r.check.name,
+            "promise": r.check.promise,
+            "state": r.state,
+            "what": r.check.what,
+            "matters": r.check.matters,
+            "expected": r.expected,
+            "came": r.came,
+            "reason": r.reason,
+            "seconds": r.seconds,
+        }
+        for r in results
+    ]
+    failed = sum(r.state == "failed" for r in results)
+    return {"kind": subject.kind, "name": subject.name, "failed": failed, "checks": rows}
+
+
+def _run_and_show(subject: Subject, checks: list[Check]) -> list[Result]:
+    """Runs the checks and prints a line for each; then those that could not run, in one line, and failures last."""
+    from mmrobust.testing import run_check
+
+    spec = subject.spec
+    typer.echo(f"{subject.kind} {spec.name}, {spec.distribution} {spec.version}".rstrip() + "\n")
+    results = []
+    for check in checks:
+        results.append(run_check(subject, check))
+        if results[-1].state not in ("failed", "blocked"):
+            _show(results[-1])
+    blocked = Counter(result.reason for result in results if result.state == "blocked")
+    for reason, count in blocked.items():
+        _line("not run", f"{count} checks: {reason}" if count > 1 else f"1 check: {reason}")
+    for result in results:
+        if result.state == "failed":
+            _show(result)
+    words = {"expected": "expected to fail", "skipped": "with nothing to say", "blocked": "not run"}
+    counts = Counter(result.state for result in results)
+    summary = ", ".join(
+        f"{counts[state]} {words.get(state, state)}"
+        for state in ("passed", "expected", "skipped", "blocked", "failed")
+        if counts[state]
+    )
+    total = "1 check" if len(results) == 1 else f"{len(results)} checks"
+    typer.echo(f"\n{total} in {sum(r.seconds for r in results):.1f} s: {summary}")
+    return results
 
 
 def _show(result: Result) -> None:
-    from mmrobust.cli.text import paint
-
-    word, colour = {
-        "passed": ("ok", "dim"),
-        "failed": ("FAILED", "red"),
-        "expected": ("expected", "yellow"),
-        "skipped": ("skipped", "dim"),
-    }[result.state]
-    label = paint(f"  {word:<9}", colour)
-    typer.echo(f"{label}{result.check}")
+    """Prints one result: a line, and what there is to say under it."""
+    _line({"passed": "ok", "failed": "FAILED"}.get(result.state, result.state), result.check.name)
     lines = {"": result.reason}
     if result.state == "failed":
-        lines = {"must hold": result.what, "expected": result.expected, "came": result.came, "matters": result.matters}
-        if result.expected == result.what:
-            del lines["expected"]
+        lines = {
+            "must hold": result.check.what,
+            "expected": result.expected if result.expected != result.check.what else "",
+            "came": result.came,
+            "matters": result.check.matters,
+        }
     width = max(60, min(shutil.get_terminal_size().columns, 120))
     for key, text in lines.items():
         if text:
             indent = " " * (24 if key else 13)
             start = f"{'':13}{key + ':':<11}" if key else indent
             typer.echo(textwrap.fill(text, width, initial_indent=start, subsequent_indent=indent))
+
+
+def _line(word: str, text: str) -> None:
+    from mmrobust.cli.text import paint
+
+    colour = {"FAILED": "red", "expected": "yellow", "not run": "yellow"}.get(word, "dim")
+    typer.echo(f"{paint(f'  {word:<9}', colour)}{text}")

@@ -12,17 +12,10 @@ On the command line: `mmrobust plugins check fusion gated`. Each failure says wh
 matters. pytest is needed by `parametrize_with_checks` alone.
 """
 
-from mmrobust.testing.running import (
-    Case,
-    Check,
-    Result,
-    checks_for,
-    meaning,
-    parametrize_with_checks,
-    run_check,
-    run_checks,
-)
-from mmrobust.testing.subject import Failed, NotApplicable, Subject
+from mmrobust.testing.check import Check, checks_for
+from mmrobust.testing.failures import Failed, NotApplicable
+from mmrobust.testing.running import Case, Result, parametrize_with_checks, run_check, run_checks
+from mmrobust.testing.subject import Subject
 from mmrobust.testing.surroundings import Surroundings
 
 __all__ = [
@@ -34,7 +27,6 @@ __all__ = [
     "Subject",
     "Surroundings",
     "checks_for",
-    "meaning",
     "parametrize_with_checks",
     "run_check",
     "run_checks",

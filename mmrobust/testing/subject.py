@@ -1,48 +1,24 @@
-"""The component under test, and the words in which a check fails."""
+"""The component under test: how it is built, what it is given, and what it returns."""
 
 from __future__ import annotations
 
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmrobust import registry
-from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Stream, Streams
+from mmrobust.contracts import Batch, Context, Noise, Part, Progress, Stream, Streams
+from mmrobust.contracts.randomness import generator
 from mmrobust.errors import OptionError, UsageError, nearest
 from mmrobust.registry.options import live
 from mmrobust.registry.spec import KINDS, ComponentSpec
+from mmrobust.testing.comparing import quiet_random, run, same
+from mmrobust.testing.failures import Blocked, Failed, NotApplicable, explained
 from mmrobust.testing.surroundings import Inputs, Surroundings, context_of, model_around, views_of
-
-
-class Failed(AssertionError):
-    """A check found what must not be.
-
-    Args:
-        expected: What should have been.
-        came: What was.
-    """
-
-    def __init__(self, expected: str, came: str) -> None:
-        super().__init__(f"expected: {expected}\ncame: {came}")
-        self.expected = expected
-        self.came = came
-
-
-class NotApplicable(Exception):
-    """A check has nothing to say of this component; the message says why."""
-
-
-class Blocked(NotApplicable):
-    """A check cannot run because a more basic one fails."""
-
 
 #: What each check tries first, then what it falls back to where a component refuses with an `OptionError`.
 BASES = (
@@ -58,8 +34,6 @@ BASES = (
     Surroundings(task="multilabel"),
     Surroundings(task="classification", narrow=True),
 )
-
-Call = Callable[..., Any]
 
 
 class Subject:
@@ -154,7 +128,7 @@ class Subject:
 
     @cached_property
     def settled(self) -> Surroundings:
-        """`base`, as `check_builds` finds it.
+        """`base`, for `check_builds`, which reports what is wrong.
 
         Raises:
             Failed: It refuses all of them, or cannot be built.
@@ -167,8 +141,10 @@ class Subject:
                 self._build(around)
             except OptionError as error:
                 refused.setdefault(str(error), str(around))
+            except Failed:
+                raise
             except Exception as error:
-                raise Failed(f"a {self.kind} that can be built with {around}", told(error)) from error
+                raise Failed(f"a {self.kind} that can be built with {around}", explained(error)) from error
             else:
                 return around
         came = "; ".join(f"with {around}: {error}" for error, around in refused.items())
@@ -180,21 +156,36 @@ class Subject:
         high = getattr(self.cls, "maximum", None)
         return getattr(self.cls, "minimum", 1), 8 if high is None else high
 
-    def _build(self, around: Surroundings, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
-        with quiet_random(seed):
-            if self.kind == "dataset":
-                return self.cls(**self.options)
-            return self.cls(replace(self.context(around), **(changes or {})), **self.options)
+    def promises(self, name: str) -> bool:
+        """Whether it makes a promise, with these options.
 
-    def build(self, around: Surroundings | None = None, seed: int = 0, changes: Mapping[str, Any] | None = None) -> Any:
-        """A fresh component, with weights from `seed`, and fields of the context that differ for it.
+        Raises:
+            Blocked: It cannot be built.
+        """
+        return bool(getattr(self.build(), name, False))
+
+    def build(self, around: Surroundings | None = None, seed: int = 0) -> Any:
+        """A fresh component, with weights from `seed`.
 
         Raises:
             OptionError: It refuses these surroundings.
             Blocked: It refuses all surroundings, or cannot be built.
         """
-        around = self.base if around is None else around
-        return self._build(around, seed, changes)
+        return self._build(self.base if around is None else around, seed)
+
+    def _build(self, around: Surroundings, seed: int = 0) -> Any:
+        given = () if self.kind == "dataset" else (self.context(around),)
+        component = self.cls.__new__(self.cls)
+        with quiet_random(seed):
+            try:
+                component.__init__(*given, **self.options)
+            except AttributeError as error:
+                if not _initialised(component):
+                    raise Failed("super().__init__(context) as the first line of __init__", explained(error)) from error
+                raise
+        if not _initialised(component):
+            raise Failed("super().__init__(context) as the first line of __init__", "it is never called")
+        return component
 
     @cached_property
     def dataset(self) -> Any:
@@ -206,7 +197,7 @@ class Subject:
         return self.build()
 
     def context(self, around: Surroundings) -> Context:
-        """What the house tells it."""
+        """The context that it is built with."""
         if self.kind == "objective":
             return context_of(around, self.model(around))
         return around.context(self.kind)
@@ -221,55 +212,92 @@ class Subject:
     # Running
 
     def inputs(self, around: Surroundings | None = None, count: int = 6, seed: int = 0) -> Inputs:
-        """Made-up input for these surroundings."""
+        """Random input for these surroundings."""
         return (around or self.base).inputs(self.kind, count, seed)
 
-    def batch(self, count: int = 6, around: Surroundings | None = None, seed: int = 0) -> Batch:
+    def batch(self, count: int = 6) -> Batch:
         """A clean batch for a noise."""
-        around = around or self.base
-        return Batch.fresh(self.inputs(around, count, seed)["features"], around.label(count))
+        return Batch.fresh(self.inputs(count=count)["features"], self.base.label(count))
 
-    def call(self, module: Call, inputs: Inputs, around: Surroundings | None = None) -> Streams:
-        """Runs the component as the house does, padding zero where it looks.
+    def call(self, module: Callable[..., Any], inputs: Inputs, around: Surroundings | None = None) -> Streams:
+        """Runs the component as mmrobust does, with padding zero where it looks.
 
         Returns:
-            What it made, as streams with zero padding; a prediction is a stream of one step.
+            Its output as streams with zero padding; a prediction and a loss are streams of one step, and so that a
+            noise is seen whole, `erased` of each modality is a stream, too.
+
+        Raises:
+            Failed: It returned something of another type or shape.
         """
-        if self.kind == "objective":
-            loss = module(*self.seen(module, inputs, around or self.base))
-            return {"loss": Stream.pooled(loss.reshape(1, 1))}
-        groups = {name: {key: s.zeroed() for key, s in streams.items()} for name, streams in inputs.items()}
-        return {key: stream.zeroed() for key, stream in self.call_as_is(module, groups).items()}
+        groups = {group: {key: s.zeroed() for key, s in streams.items()} for group, streams in inputs.items()}
+        given = self.arguments(module, groups, around)
+        out = self._streams(module(*given.values()), given)
+        return {key: stream.zeroed() for key, stream in out.items()}
 
-    def call_as_is(self, module: Call, inputs: Inputs) -> Streams:
-        """Runs a part of a model on these very tensors."""
+    def arguments(
+        self, module: Any, inputs: Inputs, around: Surroundings | None = None, share: float | None = None
+    ) -> dict[str, Any]:
+        """The arguments of a call by name, made of these very tensors.
+
+        Args:
+            module: The component.
+            inputs: What flows into it.
+            around: The surroundings; `base` by default.
+            share: For an objective: how much of every modality is erased; None for a mixture.
+        """
+        around = around or self.base
         match self.kind:
+            case "objective":
+                reads = tuple(getattr(module, "reads", ()))
+                views = views_of(self.model(around), inputs["features"], around, reads, share)
+                return {"out": views["here"], "views": views, "progress": Progress(1, torch.tensor(0.5))}
+            case "noise":
+                features = inputs["features"]
+                batch = Batch.fresh(features, around.label(len(next(iter(features.values())).x)))
+                return {"batch": batch, "rate": 0.5, "generator": generator(3)}
             case "fusion":
-                return {"fused": module(inputs["generic"], inputs["specific"], {})}
+                return {**inputs, "notes": {}}
             case "head" | "discriminator":
-                return {"output": Stream.pooled(module(inputs["stream"]["stream"]))}
+                return dict(inputs["stream"])
             case _:
-                return module(next(iter(inputs.values())), {})
+                return {"streams": next(iter(inputs.values())), "notes": {}}
 
-    def seen(
-        self, module: Any, inputs: Inputs, around: Surroundings, share: float | None = None
-    ) -> tuple[Outputs, dict[str, Outputs], Progress]:
-        """What an objective is given."""
-        reads = getattr(module, "reads", ())
-        views = views_of(self.model(around), inputs["features"], around, tuple(reads), share)
-        return views["here"], views, Progress(1, torch.tensor(0.5))
+    def _streams(self, out: Any, given: Mapping[str, Any]) -> Streams:
+        match self.kind:
+            case "objective":
+                out = {"loss": Stream.pooled(_typed(out, Tensor, "the loss").reshape(1, 1))}
+            case "head" | "discriminator":
+                if _typed(out, Tensor, "the output").ndim != 2:
+                    raise Failed("the output has the shape b c", f"{tuple(out.shape)}")
+                out = {"output": Stream.pooled(out)}
+            case "noise":
+                check_batch(given["batch"], out)
+                masks = {m: stream.mask for m, stream in out.features.items()}
+                erased = {f"erased {m}": Stream(e.unsqueeze(-1).float(), masks[m]) for m, e in out.erased.items()}
+                out = {**out.features, **erased}
+            case "fusion":
+                out = {"fused": out}
+        for key, stream in _typed(out, dict, "the output").items():
+            x, mask = _typed(stream, Stream, f"'{key}'").x, stream.mask
+            if x.ndim != 3 or not x.is_floating_point():
+                raise Failed(f"'{key}' is float, of shape b t d", f"{tuple(x.shape)}, {x.dtype}")
+            if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+                expected = f"the mask of '{key}' is bool, of shape {tuple(x.shape[:2])}"
+                raise Failed(expected, f"{tuple(mask.shape)}, {mask.dtype}")
+        return out
 
     @cached_property
     def trouble(self) -> Failed | None:
         """What is wrong with a plain forward pass, if anything: most checks need one."""
         try:
-            check_streams(self, self.call(self.build().eval(), self.inputs()), self.base, count=6)
+            module = self.build()
+            check_streams(self, self.call(evaluated(module), self.inputs()), self.base, count=6)
         except Blocked:
             raise
         except Failed as failed:
             return failed
         except Exception as error:
-            return Failed(f"a forward pass with {self.base}", told(error))
+            return Failed(f"a forward pass with {self.base}", explained(error))
         return None
 
     def ready(self) -> tuple[Any, Inputs]:
@@ -279,11 +307,9 @@ class Subject:
             Blocked: It cannot be built, or fails in a plain forward pass.
         """
         module = self.build()
-        if self.kind == "noise":
-            return module, {}
         if self.trouble is not None:
             raise Blocked("a plain forward pass fails, see check_output")
-        return module.eval(), self.inputs()
+        return evaluated(module), self.inputs()
 
     def try_in(self, around: Surroundings) -> None:
         """Builds the component in other surroundings and runs it, forward and backward.
@@ -295,151 +321,70 @@ class Subject:
         self.ready()
         expected = f"it works with {around}, or refuses with an OptionError that says what it needs"
         try:
-            module = self.build(around)
+            module = evaluated(self.build(around))
+            check_streams(self, run(self, module, self.inputs(around), around).out, around, count=6)
         except OptionError as error:
             raise NotApplicable(f"it refuses {around}: {error}") from None
-        except Exception as error:
-            raise Failed(expected, told(error)) from error
-        try:
-            out = self.call(module.eval(), self.inputs(around), around)
-            check_streams(self, out, around, count=6)
-            if any(stream.x.requires_grad for stream in out.values()):
-                score(out).backward()
         except Failed:
             raise
         except Exception as error:
-            raise Failed(expected, told(error)) from error
+            raise Failed(expected, explained(error)) from error
 
 
-def check_streams(subject: Subject, out: Any, around: Surroundings, count: int) -> None:
+def evaluated(component: Any) -> Any:
+    """The component in evaluation mode, if it has one."""
+    return component.eval() if isinstance(component, nn.Module) else component
+
+
+def check_batch(batch: Batch, out: Any) -> None:
+    """Fails unless `out`, with noise, is a batch like `batch`, without."""
+    _typed(out, Batch, "the noisy batch")
+    names = ", ".join(batch.features)
+    if set(out.features) != set(batch.features) or set(out.erased) != set(batch.features):
+        raise Failed(f"features and erased of {names}", f"{', '.join(out.features)} and {', '.join(out.erased)}")
+    for m, stream in batch.features.items():
+        after, erased = out.features[m], out.erased[m]
+        for what, value, expected in (("x", after.x, stream.x), ("`erased`", erased, stream.mask)):
+            if value.shape != expected.shape or value.dtype != expected.dtype:
+                raise Failed(
+                    f"{what} of '{m}' of shape {tuple(expected.shape)}, {expected.dtype}",
+                    f"{tuple(value.shape)}, {value.dtype}",
+                )
+        if not torch.equal(after.mask, stream.mask):
+            raise Failed(f"'{m}' keeps its mask", "the mask has changed; erased steps stay real")
+    for what, value, expected in (("label", out.label, batch.label), ("index", out.index, batch.index)):
+        if not same(value, expected):
+            raise Failed(f"`{what}` of the batch stays", "it has changed")
+
+
+def check_streams(subject: Subject, out: Streams, around: Surroundings, count: int) -> None:
     """Fails unless `out` is made of finite streams of `count` samples."""
-    if not isinstance(out, dict):
-        raise Failed("a dict of streams", f"a {type(out).__name__}")
-    where = f"with {around}"
+    samples = 1 if subject.kind == "objective" else count
     for key, stream in out.items():
-        if not isinstance(stream, Stream):
-            raise Failed(f"'{key}' is a Stream {where}", f"a {type(stream).__name__}")
-        x, mask = stream.x, stream.mask
-        samples = 1 if subject.kind == "objective" else count
-        if x.ndim != 3 or x.shape[0] != samples or not x.is_floating_point():
-            raise Failed(f"'{key}' is float, of shape ({samples}, t, d) {where}", f"{tuple(x.shape)}, {x.dtype}")
-        if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise Failed(
-                f"the mask of '{key}' is bool, of shape {tuple(x.shape[:2])}", f"{tuple(mask.shape)}, {mask.dtype}"
-            )
-        if not x[mask].isfinite().all():
-            raise Failed(f"'{key}' is finite {where}", "NaN or infinity")
+        if len(stream.x) != samples:
+            raise Failed(f"'{key}' has {samples} samples with {around}", f"shape {tuple(stream.x.shape)}")
+        if not stream.x[stream.mask].isfinite().all():
+            raise Failed(f"'{key}' is finite with {around}", "NaN or infinity")
 
 
-# Comparing
+def _typed(value: Any, wanted: type, what: str) -> Any:
+    """The value, if it is of the type that is due.
 
-
-@dataclass
-class Pass:
-    """One pass forward and backward.
-
-    Attributes:
-        out: What came out.
-        gradients: Of every parameter, and of every input at its real steps.
+    Raises:
+        Failed: It is of another type; the message says how to make the right one.
     """
-
-    out: Streams
-    gradients: dict[str, Tensor]
-
-
-def score(out: Streams) -> Tensor:
-    """A number that depends on every real value of every stream, each with its own weight, never on padding."""
-    total = torch.zeros(())
-    for key in sorted(out):
-        real = out[key].x[out[key].mask]
-        weights = torch.randn(real.shape, generator=torch.Generator().manual_seed(len(key)))
-        total = total + (real * weights).sum()
-    return total
+    if isinstance(value, wanted):
+        return value
+    came = f"a {type(value).__name__}"
+    if isinstance(value, Tensor):
+        came = f"a Tensor of shape {tuple(value.shape)}"
+        if wanted is Stream:
+            came += "; Stream.pooled(x) makes a stream of x, `b d`, and Stream(x, mask) of x, `b t d`"
+    raise Failed(f"{what} is a {wanted.__name__}", came)
 
 
-def run(subject: Subject, module: Any, inputs: Inputs, around: Surroundings | None = None) -> Pass:
-    """Forward and backward; the module's own gradients are cleared after."""
-    leaves = {
-        (group, key): s.x.clone().requires_grad_() for group, streams in inputs.items() for key, s in streams.items()
-    }
-    given = {
-        group: {key: replace(s, x=leaves[group, key]) for key, s in streams.items()}
-        for group, streams in inputs.items()
-    }
-    with quiet_random(3):
-        out = subject.call(module, given, around)
-    parameters = dict(module.named_parameters())
-    wanted = [*leaves.values(), *parameters.values()]
-    loss = score(out)
-    found = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)
-    gradients = {}
-    for ((group, key), _), gradient in zip(leaves.items(), found, strict=False):
-        if gradient is not None:
-            gradients[f"{group} '{key}'"] = gradient[inputs[group][key].mask]
-    for name, gradient in zip(parameters, found[len(leaves) :], strict=True):
-        if gradient is not None:
-            gradients[f"parameter '{name}'"] = gradient
-    return Pass({key: replace(s, x=s.x.detach()) for key, s in out.items()}, gradients)
-
-
-def difference(a: Streams, b: Streams, tolerance: float = 1e-4) -> str:
-    """Where two outputs differ at real steps; empty if nowhere."""
-    if set(a) != set(b):
-        return f"streams {', '.join(map(repr, a))} and then {', '.join(map(repr, b))}"
-    for key in a:
-        if not torch.equal(a[key].mask.sum(1), b[key].mask.sum(1)):
-            return f"'{key}' has {a[key].mask.sum(1).tolist()} real steps and then {b[key].mask.sum(1).tolist()}"
-        gap = far(a[key].x[a[key].mask], b[key].x[b[key].mask], tolerance)
-        if gap:
-            return f"'{key}' differs by {gap}"
-    return ""
-
-
-def far(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> str:
-    """By how much two tensors differ, relative to their size; empty where they are as good as equal."""
-    if a.shape != b.shape:
-        return f"shape: {tuple(a.shape)} and then {tuple(b.shape)}"
-    if not a.numel():
-        return ""
-    if not b.isfinite().all():
-        return "NaN or infinity"
-    gap = (a - b).abs().max().item()
-    size = a.abs().max().item()
-    return f"up to {gap:.2g} (values reach {size:.2g})" if gap > tolerance * size + 1e-6 else ""
-
-
-def told(error: BaseException) -> str:
-    """An exception in one line, with the place in the component that it came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    kit = Path(__file__).parent
-    skipped = ("torch", "_pytest", "einops")
-    own = [f for f in frames if Path(f.filename).parent != kit and not any(f"/{s}/" in f.filename for s in skipped)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})" if own else ""
-    text = " ".join(str(error).split())
-    text = text if len(text) <= 400 else text[:397] + "..."
-    return f"{type(error).__name__}: {text}{place}"
-
-
-@contextmanager
-def quiet_random(seed: int) -> Iterator[None]:
-    """The global random state is seeded inside and put back after."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        yield
-
-
-def training(subject: Subject, module: Any, inputs: Inputs) -> Any:
-    """Training mode without dropout, so that passes can be compared; evaluation mode if they are still random."""
-    module.train()
-    for part in module.modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd):
-            part.eval()
-        elif isinstance(getattr(part, "dropout", None), float):
-            part.dropout = 0.0  # nn.LSTM, nn.MultiheadAttention
-    with torch.no_grad():
-        with quiet_random(1):
-            first = subject.call(module, inputs)
-        with quiet_random(2):
-            second = subject.call(module, inputs)
-    return module.eval() if difference(first, second) else module
+def _initialised(component: Any) -> bool:
+    """Whether the base class's `__init__` has run."""
+    if isinstance(component, nn.Module):
+        return "_modules" in vars(component)
+    return not isinstance(component, Noise) or "modalities" in vars(component)

@@ -13,10 +13,7 @@ import pytest
 from mmrobust import registry
 from mmrobust.contracts import Part, Task
 from mmrobust.data.arrays import save_arrays
-from mmrobust.testing import Case, Check, Subject, checks_for, parametrize_with_checks
-
-#: The slow checks trace the code; other options take other branches of Python, which the quick ones see as well.
-SLOW = {"check_compile", "check_export"}
+from mmrobust.testing import Case, Subject, checks_for, parametrize_with_checks
 
 #: Options beside the defaults, for what they switch on.
 OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
@@ -155,16 +152,13 @@ def test_builtin(check: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def _variants() -> list[Any]:
     return [
-        pytest.param(Case(subject, check), id=f"{kind}-{name}-{i}-{check.__name__}")
+        pytest.param(Case(subject, check), id=f"{kind}-{name}-{i}-{check.name}")
         for (kind, name), variants in OPTIONS.items()
         for i, options in enumerate(variants)
         for subject in [Subject(kind, name, options=options)]
-        for check in _quick(kind)
+        for check in checks_for(kind)
+        if not check.slow  # other options take other branches of Python, which the quick checks see as well
     ]
-
-
-def _quick(kind: str) -> list[Check]:
-    return [check for check in checks_for(kind) if check.__name__ not in SLOW]
 
 
 @pytest.mark.parametrize("check", _variants())

@@ -46,13 +46,10 @@ def subjects() -> list[Subject]:
     return [Subject(*key, options=OPTIONS.get(key), beside=BESIDE.get(key)) for key in sorted(ours)]
 
 
-# Tracing takes minutes for all parts together: `pytest -m slow` runs these two, and CI does.
-SLOW = ("check_compile", "check_export")
-
-
+# Tracing takes minutes for all parts together: `pytest -m slow` runs the checks that do, and CI does.
 def cases() -> list[Any]:
     return [
-        pytest.param(case, id=repr(case), marks=[pytest.mark.slow] if check.__name__ in SLOW else [])
+        pytest.param(case, id=repr(case), marks=[pytest.mark.slow] if check.slow else [])
         for subject in subjects()
         for check in checks_for(subject.kind)
         for case in [Case(subject, check)]

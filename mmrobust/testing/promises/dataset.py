@@ -1,18 +1,20 @@
-"""Checks of datasets. The first sentence of each docstring is what must hold; the rest is why it matters to a user."""
+"""Rule: a dataset holds what it declares: splits, shapes, finite values, labels within the task, and ids."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mmrobust.contracts import Posterior, Shape, Split, Stream, Task
-from mmrobust.testing.subject import Blocked, Failed, NotApplicable, Subject, quiet_random
+from mmrobust.contracts import Dataset, Posterior, Shape, Split, Stream, Task
+from mmrobust.testing.check import check
+from mmrobust.testing.comparing import quiet_random, same
+from mmrobust.testing.failures import Blocked, Failed, NotApplicable
+from mmrobust.testing.subject import Subject
 
 
+@check(Dataset)
 def check_dataset_splits(subject: Subject) -> None:
     """There is a train split, others are called valid and test, and none is empty.
 
@@ -29,39 +31,36 @@ def check_dataset_splits(subject: Subject) -> None:
             raise Failed(f"samples in split '{name}'", "none")
 
 
+@check(Dataset)
 def check_dataset_shapes(subject: Subject) -> None:
     """Features, masks, times, labels and ids have the shapes and types that the dataset declares.
 
     The model is built from the declared shapes before a sample is read.
     """
     dataset = subject.dataset
-    modalities = getattr(dataset, "modalities", None)
-    if (
-        not isinstance(modalities, Mapping)
-        or not all(isinstance(s, Shape) for s in modalities.values())
-        or not modalities
-    ):
+    modalities, task = getattr(dataset, "modalities", None), getattr(dataset, "task", None)
+    if not modalities or not isinstance(modalities, Mapping):
         raise Failed("self.modalities, a mapping of names to Shape", repr(modalities))
-    if not isinstance(getattr(dataset, "task", None), Task):
-        raise Failed("self.task, a Task", repr(getattr(dataset, "task", None)))
+    if not all(isinstance(shape, Shape) for shape in modalities.values()):
+        raise Failed("self.modalities, a mapping of names to Shape", repr(modalities))
+    if not isinstance(task, Task):
+        raise Failed("self.task, a Task", repr(task))
     for name, split in dataset.splits.items():
         if set(split.features) != set(modalities):
             raise Failed(f"split '{name}' has {', '.join(modalities)}", ", ".join(split.features))
         for m, shape in modalities.items():
             _stream(split.features[m], shape, len(split), f"'{m}' of split '{name}'")
-        task: Task = dataset.task
         if split.label is not None:
-            wide = (len(split), task.outputs // 2) if task.kind == "multilabel" else (len(split),)
-            kinds = {"regression": (torch.float32, torch.float64, torch.float16)}.get(task.kind, (torch.int64,))
-            if tuple(split.label.shape) != wide or split.label.dtype not in kinds:
-                raise Failed(
-                    f"labels of split '{name}' of shape {wide}, {kinds[0]}",
-                    f"{tuple(split.label.shape)}, {split.label.dtype}",
-                )
+            shape = (len(split), task.outputs // 2) if task.kind == "multilabel" else (len(split),)
+            real, label = task.kind == "regression", split.label
+            if tuple(label.shape) != shape or not (label.is_floating_point() if real else label.dtype == torch.int64):
+                expected = f"labels of split '{name}' of shape {shape}, {'float' if real else 'int64'}"
+                raise Failed(expected, f"{tuple(label.shape)}, {label.dtype}")
         elif name == "train":
             raise Failed("labels in split 'train'", "none")
 
 
+@check(Dataset)
 def check_dataset_values(subject: Subject) -> None:
     """Real steps are finite, and every sample has at least one real step in some modality.
 
@@ -80,6 +79,7 @@ def check_dataset_values(subject: Subject) -> None:
             raise Failed(f"a real step in every sample of split '{name}'", f"{int((~some).sum())} samples have none")
 
 
+@check(Dataset)
 def check_dataset_labels(subject: Subject) -> None:
     """Labels are within what the task says, and the task is complete.
 
@@ -110,10 +110,11 @@ def check_dataset_labels(subject: Subject) -> None:
             raise Failed(f"labels of split '{name}' from {low} to {high}", f"from {least:g} to {most:g}")
 
 
+@check(Dataset)
 def check_dataset_ids(subject: Subject) -> None:
     """Every sample of a split has a name of its own.
 
-    Predictions are written by id; with two samples of one name nobody can say which is which.
+    Predictions are written by id; two samples of one name cannot be distinguished.
     """
     for name, split in _ready(subject).splits.items():
         ids = list(split.ids)
@@ -126,6 +127,7 @@ def check_dataset_ids(subject: Subject) -> None:
             raise Failed(f"ids of split '{name}' as text", repr(next(i for i in ids if not isinstance(i, str))))
 
 
+@check(Dataset)
 def check_dataset_repeatable(subject: Subject) -> None:
     """Opened again it gives the same data, whatever the global random state, and leaves that state alone.
 
@@ -139,15 +141,16 @@ def check_dataset_repeatable(subject: Subject) -> None:
             raise Failed("no number is drawn from the global random state", "it has moved on")
     for name, split in first.splits.items():
         other = second.splits.get(name)
-        if other is None or list(split.ids) != list(other.ids) or not _equal(split.label, other.label):
+        if other is None or list(split.ids) != list(other.ids) or not same(split.label, other.label):
             raise Failed("the same data when opened again", f"split '{name}' differs")
         for m, stream in split.features.items():
-            if not _equal(stream.zeroed().x, other.features[m].zeroed().x):
+            if not same(stream.zeroed().x, other.features[m].zeroed().x):
                 raise Failed("the same data when opened again", f"'{m}' of split '{name}' differs")
 
 
+@check(Dataset)
 def check_dataset_batches(subject: Subject) -> None:
-    """A batch of it is float32, and has the samples that were asked for, in that order.
+    """A batch of it is float32, and has the samples of its index, in that order.
 
     It is what a model gets, from `float16` files too.
     """
@@ -158,12 +161,13 @@ def check_dataset_batches(subject: Subject) -> None:
     for m, stream in batch.features.items():
         if stream.x.dtype != torch.float32:
             raise Failed(f"float32 features of '{m}'", f"{stream.x.dtype}")
-        if not _equal(stream.zeroed().x, split.features[m].zeroed().x[index].float()):
-            raise Failed("the samples that were asked for", f"others, in '{m}'")
+        if not same(stream.zeroed().x, split.features[m].zeroed().x[index].float()):
+            raise Failed("the samples of the index", f"others, in '{m}'")
     if not torch.equal(batch.index, index):
-        raise Failed("batch.index is what was asked for", str(batch.index.tolist()))
+        raise Failed("batch.index is the index", str(batch.index.tolist()))
 
 
+@check(Dataset)
 def check_dataset_posterior(subject: Subject) -> None:
     """If the posterior is known, it is a distribution over the task's labels, and is the prior where all is erased.
 
@@ -173,28 +177,26 @@ def check_dataset_posterior(subject: Subject) -> None:
     dataset = _ready(subject)
     split = dataset.splits["train"]
     batch = split.batch(torch.arange(min(8, len(split))))
-    found = dataset.posterior("train", batch)
-    if found is None:
-        raise NotApplicable("nobody knows the posterior of this data")
-    _distribution(found, len(batch), dataset.task)
-    everything = batch.noisy(
-        {m: replace(s, x=torch.zeros_like(s.x)) for m, s in batch.features.items()},
-        {m: s.mask for m, s in batch.features.items()},
-    )
-    nothing_left = dataset.posterior("train", everything)
+    clean = dataset.posterior("train", batch)
+    if clean is None:
+        raise NotApplicable("the posterior of this data is not known")
+    _distribution(clean, len(batch), dataset.task)
+    masks = {m: s.mask for m, s in batch.features.items()}
+    erased = batch.noisy({m: s.without(masks[m]) for m, s in batch.features.items()}, masks)
+    nothing_left = dataset.posterior("train", erased)
     _distribution(nothing_left, len(batch), dataset.task)
     if not torch.allclose(nothing_left.weights, nothing_left.weights[:1].expand_as(nothing_left.weights), atol=1e-9):
         raise Failed("the same posterior for every sample of which everything is erased", "it differs between samples")
-    if torch.allclose(found.weights, nothing_left.weights):
+    if torch.allclose(clean.weights, nothing_left.weights):
         raise Failed("a posterior that knows more of a clean sample than of an erased one", "they are the same")
 
 
 def _ready(subject: Subject) -> Any:
-    for check in (check_dataset_splits, check_dataset_shapes):
+    for basic in (check_dataset_splits, check_dataset_shapes):
         try:
-            check(subject)
+            basic(subject)
         except Failed:
-            raise Blocked(f"see {check.__name__}") from None
+            raise Blocked(f"its data cannot be read, see {basic.name}") from None
     return subject.dataset
 
 
@@ -213,10 +215,10 @@ def _stream(stream: Any, shape: Shape, count: int, what: str) -> None:
         raise Failed(f"times of {what} are {(*x.shape[:2], 2)}", str(tuple(stream.times.shape)))
 
 
-def _distribution(found: Any, count: int, task: Task) -> None:
-    if not isinstance(found, Posterior):
-        raise Failed("a Posterior", type(found).__name__)
-    values, weights = found.values, found.weights
+def _distribution(posterior: Any, count: int, task: Task) -> None:
+    if not isinstance(posterior, Posterior):
+        raise Failed("a Posterior", type(posterior).__name__)
+    values, weights = posterior.values, posterior.weights
     if values.ndim != 1 or weights.shape != (count, len(values)) or weights.dtype != torch.float64:
         raise Failed(f"float64 weights of shape ({count}, {len(values)})", f"{tuple(weights.shape)}, {weights.dtype}")
     if (weights < 0).any() or not torch.allclose(weights.sum(1), torch.ones(count, dtype=weights.dtype), atol=1e-6):
@@ -228,9 +230,3 @@ def _distribution(found: Any, count: int, task: Task) -> None:
         low, high = 0, task.outputs - 1
     if (low is not None and values.min() < low - 1e-6) or (high is not None and values.max() > high + 1e-6):
         raise Failed(f"values from {low} to {high}", f"from {values.min():g} to {values.max():g}")
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())

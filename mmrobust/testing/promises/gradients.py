@@ -1,0 +1,46 @@
+"""Rule: gradients arrive everywhere."""
+
+from __future__ import annotations
+
+import torch
+
+from mmrobust.contracts import Component
+from mmrobust.testing.check import check
+from mmrobust.testing.comparing import quiet_random, run, training
+from mmrobust.testing.failures import Failed
+from mmrobust.testing.inputs import gaps
+from mmrobust.testing.promises.objective import update
+from mmrobust.testing.subject import Subject
+
+
+@check(Component)
+def check_gradients(subject: Subject) -> None:
+    """Every parameter receives a gradient, and so does something that came in.
+
+    A parameter without one is never trained: a layer that was built and forgotten, or a `detach()` too many. The run
+    looks well and the score is that of another model.
+    """
+    module, inputs = subject.ready()
+    training(subject, module, inputs)
+    if subject.kind == "objective":
+        update(subject, module, inputs)  # memory that starts at zero may hide something, too
+    with torch.no_grad(), quiet_random(11):
+        for parameter in module.parameters():
+            if not parameter.any():  # a zero initialisation may hide what lies before it, until the first step
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    alive: set[str] = set()
+    dead: list[str] = []
+    for given in (inputs, *gaps(inputs)):
+        gradients = run(subject, module, given).gradients
+        for name, gradient in gradients.items():
+            if given is inputs and not gradient.isfinite().all():
+                raise Failed("finite gradients", f"NaN or infinity in the gradient of {name}")
+        alive |= {name for name, gradient in gradients.items() if gradient.any()}
+        dead = [n for n, p in module.named_parameters() if p.requires_grad and f"parameter '{n}'" not in alive]
+        if not dead:
+            break
+    if dead:
+        raise Failed("a gradient for every parameter", f"none for {', '.join(map(repr, dead))}")
+    reaches = any(not name.startswith("parameter") for name in alive)
+    if subject.kind != "objective" and not reaches and subject.call(module, inputs):
+        raise Failed("a gradient for at least one input", "none: training stops here")

@@ -1,0 +1,55 @@
+"""Promises `minimum` and `maximum`: how many modalities there may be; and their order, which changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mmrobust.contracts import Component, Noise
+from mmrobust.errors import OptionError
+from mmrobust.testing.check import check
+from mmrobust.testing.comparing import difference, forward
+from mmrobust.testing.failures import Failed, NotApplicable, explained
+from mmrobust.testing.subject import Subject, check_streams, evaluated
+
+
+@check(Component, Noise)
+def check_modality_counts(subject: Subject) -> None:
+    """One, two, three and four modalities work, or `minimum` and `maximum` say which do.
+
+    RML has two modalities and an ablation over modalities has one; a component that takes three for granted has to
+    say so before the data is read.
+    """
+    subject.ready()
+    low, high = subject.counts
+    for count in [n for n in (1, 2, 3, 4) if low <= n <= high]:
+        around = replace(subject.base, modalities=count)
+        promised = f"minimum = {low} and maximum = {getattr(subject.cls, 'maximum', None)}"
+        expected = f"{count} modalities work, as {promised} say"
+        try:
+            module = evaluated(subject.build(around))
+            check_streams(subject, subject.call(module, subject.inputs(around), around), around, count=6)
+        except OptionError as error:
+            raise Failed(expected, f"refused: {error}") from error
+        except Failed as failed:
+            raise Failed(expected, failed.came) from failed
+        except Exception as error:
+            raise Failed(expected, explained(error)) from error
+
+
+@check(Component, Noise)
+def check_modality_order(subject: Subject) -> None:
+    """The order of the modalities' dict changes nothing.
+
+    A component that goes by the dict's order gives other numbers when somebody lists the modalities differently, or
+    loads a checkpoint beside a file with another order. Go by the keys that the context names.
+    """
+    module, inputs = subject.ready()
+    if all(len(streams) < 2 for streams in inputs.values()):
+        raise NotApplicable("there is only one stream")
+    turned = {group: dict(reversed(streams.items())) for group, streams in inputs.items()}
+    try:
+        gap = difference(forward(subject, module, inputs), forward(subject, module, turned))
+    except Exception as error:
+        raise Failed("the same output for dicts in any order", explained(error)) from error
+    if gap:
+        raise Failed("the same output for dicts in any order", gap)

@@ -1,0 +1,10 @@
+"""A noise that promises `fixed` and breaks it."""
+
+from __future__ import annotations
+
+from tests.testing.broken.good import GoodNoise, caught_by
+
+
+@caught_by("check_fixed")
+class SaysThatItIsFixed(GoodNoise):
+    fixed = True

@@ -1,0 +1,62 @@
+"""Components that take for granted what stands around them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmrobust.contracts import Batch, Context, Rate, Streams
+from tests.testing.broken.good import GoodFusion, GoodHead, GoodNoise, caught_by
+
+
+@caught_by("check_unequal_lengths")
+class StacksSteps(GoodFusion):
+    def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
+        for side in (generic, specific):
+            if side:
+                torch.stack([stream.mask for stream in side.values()])
+        return super().means(generic, specific)
+
+
+@caught_by("check_unequal_widths")
+class StacksBothSides(GoodFusion):
+    def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
+        torch.stack([s.mean() for s in (*generic.values(), *specific.values())])
+        return super().means(generic, specific)
+
+
+@caught_by("check_one_side")
+class TakesBothForGranted(GoodFusion):
+    def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
+        _ = next(iter(generic.values())), next(iter(specific.values()))
+        return super().means(generic, specific)
+
+
+@caught_by("check_other_keys")
+class PairsByKey(GoodFusion):
+    def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
+        if generic and specific:
+            _ = [specific[key] for key in generic]
+        return super().means(generic, specific)
+
+
+@caught_by("check_pooled")
+class NeedsTwoSteps(GoodFusion):
+    def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
+        for stream in specific.values():
+            stream.x.unfold(1, 2, 1)
+        return super().means(generic, specific)
+
+
+@caught_by("check_tasks")
+class KnowsTwoTasks(GoodHead):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        assert context.task.kind in ("regression", "classification")
+
+
+@caught_by("check_unequal_lengths")
+class OneDrawForAll(GoodNoise):
+    def __call__(self, batch: Batch, rate: Rate, generator: torch.Generator) -> Batch:
+        torch.stack([batch.features[m].mask for m in self.modalities])
+        return super().__call__(batch, rate, generator)
