@@ -175,7 +175,7 @@ class Subject:
 
     def _build(self, around: Surroundings, seed: int = 0) -> Any:
         given = () if self.kind == "dataset" else (self.context(around),)
-        component = self.cls.__new__(self.cls)
+        component: Any = object.__new__(self.cls)
         with quiet_random(seed):
             try:
                 component.__init__(*given, **self.options)

@@ -80,7 +80,10 @@ def test_json_holds_every_check(capsys: pytest.CaptureFixture[str]) -> None:
             "a fusion has no check 'check_paddign'; did you mean 'check_padding'?",
         ),
         (["objective", "task", "--beside", "fusoin=x"], "--beside looks like fusion=NAME, not 'fusoin=x'"),
-        (["fusion", "cross_attention", "depth=many"], "option 'depth' of fusion 'cross_attention' has to be a whole number, not 'many'"),
+        (
+            ["fusion", "cross_attention", "depth=many"],
+            "option 'depth' of fusion 'cross_attention' has to be a whole number, not 'many'",
+        ),
     ],
 )
 def test_mistakes_are_explained(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

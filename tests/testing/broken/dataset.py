@@ -63,9 +63,9 @@ class SortsBatches(GoodData):
 @caught_by("check_dataset_posterior")
 class SumsToTwo(GoodData):
     def posterior(self, split: str, batch: Batch) -> Posterior | None:
-        split = super().posterior(split, batch)
-        assert split is not None
-        return Posterior(split.values, split.weights * 2)
+        right = super().posterior(split, batch)
+        assert right is not None
+        return Posterior(right.values, right.weights * 2)
 
 
 @caught_by("check_dataset_posterior")
