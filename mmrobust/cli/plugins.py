@@ -234,12 +234,9 @@ def new(
 
       mmrobust plugins new salt --kind noise --to noises/salt
     """
-    from mmrobust.cli.scaffold import write
+    from mmrobust.cli.scaffold import commands, write
 
     folder = write(name, kind, to)
-    typer.echo(f"written: {folder}\n")
-    typer.echo(f"next:  pip install -e {folder} pytest")
-    typer.echo(f"       mmrobust plugins show {kind} {name}")
-    typer.echo(f"       mmrobust plugins check {kind} {name}")
-    typer.echo(f"       python -m pytest {folder}")
-    typer.echo(f"       mmrobust run {folder}/recipes/{name}.yaml")
+    typer.echo(f"written: {folder}\n\nnext:  cd {folder}")
+    for command in commands(folder):
+        typer.echo(f"       {command}")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+import mmrobust
 from mmrobust.cli import main
 from mmrobust.registry.spec import KINDS
 
@@ -53,9 +56,7 @@ def test_generated_tests_pass(generated: tuple[Path, dict[str, str]]) -> None:
     """Every generated recipe is built, and the kit's quick checks are run; the slow ones are the same code as ours."""
     home, env = generated
     tests = [str(home / kind / "tests") for kind in KINDS]
-    quick = (
-        "recipe or check_options or check_output or check_gradients or noise_rate or dataset_splits or objective_loss"
-    )
+    quick = "recipe or missing or check_options or check_output or check_gradients or noise_rate or dataset or _loss"
     command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", "-k", quick]
     result = subprocess.run([*command, *tests], capture_output=True, text=True, env=env, cwd=home)
     assert result.returncode == 0, result.stdout[-3000:]
@@ -71,6 +72,16 @@ def test_generated_code_is_clean(generated: tuple[Path, dict[str, str]]) -> None
             assert max(map(len, text.splitlines()), default=0) <= 120
     readme = (home / "fusion" / "README.md").read_text()
     assert "mmrobust plugins check fusion my_fusion" in readme
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_distribution_is_ready_to_be_published(generated: tuple[Path, dict[str, str]], kind: str) -> None:
+    home, _ = generated
+    for file in ("LICENSE", ".gitignore", ".github/workflows/test.yml", "README.md"):
+        assert (home / kind / file).stat().st_size
+    project = tomllib.loads((home / kind / "pyproject.toml").read_text())["project"]
+    (bounds,) = map(Requirement, project["dependencies"])
+    assert bounds.specifier.contains(mmrobust.__version__) and not bounds.specifier.contains("99")
 
 
 def test_the_wheel_holds_the_package_alone(generated: tuple[Path, dict[str, str]]) -> None:
@@ -89,7 +100,7 @@ def test_the_wheel_holds_the_package_alone(generated: tuple[Path, dict[str, str]
         (["class", "--kind", "fusion"], "e.g. 'my_class'"),
         (["plugin", "--kind", "fusion"], "e.g. 'my_plugin'"),
         (["x", "--kind", "fusoin"], "there is no kind of component 'fusoin'; did you mean 'fusion'?"),
-        (["x", "--kind", "fusion", "--to", "."], "'.' is there already; choose another place with --to, or remove it"),
+        (["x", "--kind", "fusion", "--to", "."], "'.' exists; choose another place with --to, or remove it"),
     ],
 )
 def test_bad_names_are_told(
@@ -109,6 +120,21 @@ def test_a_place_that_cannot_be_written_is_told(
     assert main(["plugins", "new", "gated", "--kind", "fusion", "--to", "file/gated"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: cannot write file/gated: ") and "internal" not in said
+
+
+def test_a_full_disk_leaves_nothing_and_the_next_try_works(tmp_path: Path) -> None:
+    """Files may have 500 bytes here, which the LICENSE needs more than."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))\n"
+    code = "import sys; from mmrobust.cli import main; sys.exit(main(['plugins', 'new', 'gated', '--kind', 'fusion']))"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    for first, status in ((limited, 1), ("", 0)):
+        command = [sys.executable, "-c", first + code]
+        result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+        assert result.returncode == status, result.stderr
+        if status:
+            assert result.stderr.startswith("error: cannot write mmrobust-gated: the file would be larger than")
+            assert not list(tmp_path.iterdir())
+    assert (tmp_path / "mmrobust-gated" / "LICENSE").is_file()
 
 
 @pytest.mark.parametrize("name", ["fusion", "stream", "context", "shape", "torch", "any"])
