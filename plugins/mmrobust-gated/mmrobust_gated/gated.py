@@ -1,4 +1,4 @@
-"""A fusion whose gates decide, for each sample, how much of each stream is heard."""
+"""A fusion with a gate for each stream, which sees all streams."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ class Gated(Fusion):
     """The Gated Multimodal Unit of Arevalo et al. (2017), "Gated Multimodal Units for Information Fusion", section 3.
 
     With x_i the mean of stream i over its real steps, h_i = tanh(W_i x_i), z_i = sigmoid(V_i [x_1, ..., x_k]), and the
-    result is the sum of z_i * h_i: every gate sees all streams. Gives one step, `b 1 d`. (For two modalities the paper
+    result is the sum of z_i * h_i: every gate sees all streams. Returns one step, `b 1 d`. (For two modalities the paper
     also ties the gates, z and 1 - z.)
 
     Args:
-        context: What the house provides.
+        context: Shapes, modalities and the task.
         width: Width d of the result.
     """
 
@@ -32,8 +32,8 @@ class Gated(Fusion):
         streams = _both(generic, specific)
         means = {key: streams[key].mean() for key in self.project}
         everything = torch.cat(list(means.values()), -1)
-        heard = [self.project[key](x).tanh() * self.gate[key](everything).sigmoid() for key, x in means.items()]
-        return Stream.pooled(torch.stack(heard).sum(0))
+        gated = [self.project[key](x).tanh() * self.gate[key](everything).sigmoid() for key, x in means.items()]
+        return Stream.pooled(torch.stack(gated).sum(0))
 
 
 def _both(generic: Any, specific: Any) -> dict[str, Any]:

@@ -11,5 +11,5 @@ def mmrobust_register(registry):
         "fusion",
         "gated",
         "mmrobust_gated.gated:Gated",
-        summary="gates that see all streams decide how much of each is heard",
+        summary="a gate for each stream, which sees all streams",
     )
