@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmrobust.model.assemble import build
     from mmrobust.pipeline import analyze, run
     from mmrobust.recipe import load as load_recipe
-    from mmrobust.registry import catalogue, register
+    from mmrobust.registry import catalogue, register, trust
     from mmrobust.registry.hooks import hookimpl
     from mmrobust.reports import report
     from mmrobust.robustness import evaluate
@@ -40,6 +40,7 @@ _PUBLIC = {
     "run": "mmrobust.pipeline:run",
     "study": "mmrobust.studies:study",
     "train": "mmrobust.training:train",
+    "trust": "mmrobust.registry:trust",
 }
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "run",
     "study",
     "train",
+    "trust",
 ]
 
 

@@ -7,8 +7,23 @@ of the command line; `mmrobust.cli` prints the message and hides the traceback u
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+#: Control characters, line and paragraph separators, marks that turn the direction of text, and lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Text that a terminal shows as it is: control characters and direction marks are escaped, e.g. as `\\x1b`.
+
+    Args:
+        text: What may come from a stranger: a name, a path, a value of a recipe.
+        keep: Control characters that stay, e.g. line ends.
+    """
+    escape = lambda match: match[0] if match[0] in keep else match[0].encode("unicode_escape", "replace").decode()
+    return _UNPRINTABLE.sub(escape, str(text))
 
 
 @dataclass(frozen=True)
@@ -31,13 +46,20 @@ class Position:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong in a recipe, and where."""
+    """One thing that is wrong in a recipe, and where.
+
+    Attributes:
+        message: What is wrong, and what would be right.
+        where: Where it was written.
+        untrusted: The Python file that the recipe names and the person has not allowed to run, if that is it.
+    """
 
     message: str
     where: Position | None = None
+    untrusted: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: error: {self.message}" if self.where else f"error: {self.message}"
+        return printable(f"{self.where}: error: {self.message}" if self.where else f"error: {self.message}")
 
 
 class MmrobustError(Exception):
@@ -48,6 +70,9 @@ class MmrobustError(Exception):
     """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
     def add(self, line: str) -> None:
         """Adds a line to the message: what is saved all the same, and how to go on."""
@@ -61,7 +86,7 @@ class UsageError(MmrobustError):
 
 
 class RecipeError(MmrobustError):
-    """A recipe is wrong; all its problems are told at once, in the order of the file."""
+    """A recipe is wrong; it holds all its problems at once, in the order of the file."""
 
     exit_code = 2
 
@@ -94,6 +119,10 @@ class PluginError(MmrobustError):
     """A plugin, or what it should have provided, cannot be used."""
 
     exit_code = 2
+
+
+class UntrustedError(PluginError):
+    """A recipe or a run names a Python file that the person has not allowed to run; nothing of it was run."""
 
 
 class DataError(MmrobustError):
@@ -130,10 +159,16 @@ class WriteError(MmrobustError):
     """A file cannot be written: a full disk, no permission. What was there before is unharmed."""
 
 
-class InterruptedRun(MmrobustError):
-    """The user interrupted; what was finished is kept, and the message says how to go on."""
+class InterruptedRun(KeyboardInterrupt):
+    """The user interrupted; what was finished is kept, and the message says how to go on.
+
+    A `KeyboardInterrupt`, so that a loop's `except Exception` does not take it for a failure and go on.
+    """
 
     exit_code = 130
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -1,14 +1,17 @@
-"""What all tests share: one thread each (they run in parallel), and no plugins but our own."""
+"""What all tests share: one thread each (they run in parallel), no plugins but our own, and trust of their own."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("MMROBUST_NO_PLUGINS", "1")
+os.environ.setdefault("MMROBUST_PLUGINS", "")  # no installed plugin; files named by a test are not concerned
+_STATE = tempfile.TemporaryDirectory(prefix="mmrobust-state-")
+os.environ["XDG_STATE_HOME"] = _STATE.name
 if not os.environ.get("MMROBUST_TEST_GPU"):  # most tests are of what a CPU promises, such as the same bits
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the many child processes shall not compile everything anew

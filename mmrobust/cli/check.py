@@ -72,7 +72,7 @@ def _part(kind: str, name: str, options: list[str]) -> Part[Any]:
         UsageError: There is no such kind.
     """
     from mmrobust.errors import RecipeError, UsageError, nearest
-    from mmrobust.recipe.check import Checker
+    from mmrobust.recipe.checker import Checker
     from mmrobust.recipe.compose import COMMAND_LINE, override
     from mmrobust.recipe.document import node_of
     from mmrobust.registry import KINDS, Part

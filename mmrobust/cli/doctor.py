@@ -132,7 +132,7 @@ def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) ->
     except BaseException as error:  # a broken installation can fail in any way, and doctor answers all the same
         if isinstance(error, KeyboardInterrupt):
             raise
-        from mmrobust.registry.catalogue import failure
+        from mmrobust.registry.plugin import failure
 
         errors.append(f"torch cannot be imported, and nothing can be built or trained without it: {failure(error)}")
         libraries["torch"] += " (cannot be imported)"
@@ -183,7 +183,7 @@ def _timm(warnings: list[str]) -> str:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        from mmrobust.registry.catalogue import failure
+        from mmrobust.registry.plugin import failure
 
         warnings.append(f"timm cannot be imported, so components that use it cannot be built: {failure(error)}")
         return f"{version} (cannot be imported)"

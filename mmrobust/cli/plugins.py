@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmrobust.cli import check
+from mmrobust.cli import check, trust
 from mmrobust.cli.arguments import Kind, Name, kinds
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     family.command()(show)
     family.command()(new)
     check.register(family)
+    trust.register(family)
     app.add_typer(family, name="plugins")
 
 
@@ -140,8 +141,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         "options": [
             {
                 "name": o.name,
-                # An alias says nothing to whoever writes a recipe.
-                "type": str(o.form) if o.type.isidentifier() and o.form.kind in ("literal", "union") else o.type,
+                "type": o.form.written(),
                 "required": o.required,
                 "default": None if o.default is UNKNOWN else o.default,
                 "default_text": default(o),
@@ -172,10 +172,10 @@ def _contract(kind: str) -> str:
     from mmrobust.registry import source
     from mmrobust.registry.spec import KINDS
 
-    module = source.read("mmrobust.contracts")
-    if module is None or KINDS[kind] not in module.classes:
+    found = source.find_class("mmrobust.contracts", KINDS[kind])
+    if found is None:
         return f"mmrobust.contracts.{KINDS[kind]}"
-    definition = module.classes[KINDS[kind]]
+    module, definition = found
     above = [module.classes[name] for base in definition.bases if (name := ast.unparse(base)) in module.classes]
     for cls in (definition, *above):
         for node in cls.body:
@@ -197,7 +197,7 @@ def _used_in(spec: ComponentSpec) -> list[str]:
     """The shipped recipes that use it by name; what extends them is left out, and need not be read."""
     from mmrobust.errors import MmrobustError
     from mmrobust.recipe import compose
-    from mmrobust.recipe.check import Checker, check
+    from mmrobust.recipe.checker import Checker, check
     from mmrobust.registry import catalogue
 
     found = []

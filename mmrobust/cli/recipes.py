@@ -142,6 +142,7 @@ def validate(
       mmrobust recipes validate normtr normtr_mosi model.width=64
     """
     from mmrobust import recipe as loader
+    from mmrobust.cli.failures import problem_facts
     from mmrobust.errors import Problem, RecipeError, UsageError
 
     files = [text for text in recipes if "=" not in text and not text.startswith("~")]
@@ -159,24 +160,11 @@ def validate(
             problems += error.problems
     problems = list(dict.fromkeys(problems))
     if as_json:
-        typer.echo(json.dumps([_problem(p) for p in problems], indent=2))
+        typer.echo(json.dumps([problem_facts(p) for p in problems], indent=2))
     elif problems:
         raise RecipeError(problems)
     if problems:
         raise typer.Exit(2)
-
-
-def _problem(problem: object) -> dict[str, object]:
-    from mmrobust.errors import Problem
-
-    assert isinstance(problem, Problem)
-    at = problem.where
-    return {
-        "file": at.file if at else None,
-        "line": at.line if at and at.line else None,
-        "column": at.column if at and at.line else None,
-        "message": problem.message,
-    }
 
 
 def schema(
@@ -194,9 +182,9 @@ def schema(
       mmrobust recipes schema --out recipe.schema.json
     """
     from mmrobust.files import write_atomic
-    from mmrobust.recipe.schema import schema as make
+    from mmrobust.recipe.schema import json_schema
 
-    text = json.dumps(make(), indent=2) + "\n"
+    text = json.dumps(json_schema(), indent=2) + "\n"
     if out is None:
         typer.echo(text, nl=False)
     else:

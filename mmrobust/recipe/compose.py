@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from mmrobust.errors import Position, Problem, RecipeError, nearest
-from mmrobust.recipe.document import LIMIT, Node, parse
+from mmrobust.errors import Position, Problem, RecipeError, UsageError, nearest
+from mmrobust.recipe.document import DEPTH, LIMIT, Node, node_of, parse, scalar
+from mmrobust.registry.spec import Part
 
 VERSION = 1
 COMMAND_LINE = Position("command line")
+#: An override: `a.b.c=value` or `~a.b.c` as text, or a dotted key and its value, None to delete.
+Change = str | tuple[str, Node | None]
+#: What people pass: one override, a dict of dotted keys to values, or several of these.
+Overrides = str | Mapping[str, Any] | Iterable[str | Mapping[str, Any] | Change]
 #: Keys that a recipe does not take over from the one it extends.
 _OWN = ("recipe", "name", "summary", "extends")
 
@@ -32,7 +38,7 @@ def shipped() -> dict[str, Path]:
     return {file[len(folder) + 1 : -5].replace(os.sep, "/"): Path(file) for file in sorted(files)}
 
 
-def find(ref: str | Path, folder: Path | None = None) -> Path:
+def find(ref: str | os.PathLike[str], folder: Path | None = None) -> Path:
     """The file that a reference means.
 
     Args:
@@ -42,22 +48,43 @@ def find(ref: str | Path, folder: Path | None = None) -> Path:
     Raises:
         RecipeError: There is no such file or shipped recipe.
     """
-    text = str(ref)
-    path = Path(text).expanduser()
+    text = os.fspath(ref)
+    path = at_home(text)
     path = path if folder is None else folder / path
-    if isinstance(ref, Path) or text.endswith((".yaml", ".yml")) or (folder is None and path.is_file()):
-        if path.is_file():
-            return path
-        if path.is_dir():
-            raise RecipeError(f"'{path}' is a folder, not a recipe")
-        around = {f.stem: f.name for f in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
-        close = difflib.get_close_matches(path.stem, around, n=1)
-        hint = f"; did you mean '{around[close[0]]}'?" if close else ""
-        raise RecipeError(f"there is no recipe file '{path}'{hint}")
+    named_file = isinstance(ref, os.PathLike) or text.endswith((".yaml", ".yml"))
+    try:
+        if named_file or (folder is None and path.is_file()):
+            return _file(path)
+    except (OSError, ValueError) as error:  # a name that is too long, a null byte, a folder that may not be read
+        if named_file:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise RecipeError(f"the recipe file '{path}' cannot be read: {reason}") from None
     known = shipped()
     if text in known:
         return _shown(known[text])
     raise RecipeError(f"there is no shipped recipe '{text}'{nearest(text, known)}; a file's name ends in .yaml")
+
+
+def _file(path: Path) -> Path:
+    """The path, where it is a file's; the nearest name in its folder otherwise."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise RecipeError(f"'{path}' is a folder, not a recipe")
+    if path.exists():
+        raise RecipeError(f"'{path}' is no regular file")
+    around = {f.stem: f.name for f in path.parent.glob("*.y*ml")} if path.parent.is_dir() else {}
+    close = difflib.get_close_matches(path.stem, around, n=1)
+    hint = f"; did you mean '{around[close[0]]}'?" if close else ""
+    raise RecipeError(f"there is no recipe file '{path}'{hint}")
+
+
+def at_home(text: str) -> Path:
+    """A path whose `~` is the user's home folder; as it stands where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def _shown(path: Path) -> Path:
@@ -85,11 +112,19 @@ def read(path: Path) -> tuple[str, Node]:
         raise RecipeError(Problem("the file is not UTF-8 text", Position(str(path), line, column))) from None
     except OSError as error:
         raise RecipeError(Problem(f"the file cannot be read: {error.strerror}", at)) from None
-    root = parse(text, str(path))
+    return text, rooted(parse(text, str(path)))
+
+
+def rooted(root: Node) -> Node:
+    """The tree, which has to be a mapping and of this version.
+
+    Raises:
+        RecipeError: It is not.
+    """
     if not isinstance(root.value, dict):
         raise RecipeError(Problem(f"a recipe is a mapping of sections, not {root}", root.where))
     check_version(root)
-    return text, root
+    return root
 
 
 def check_version(root: Node) -> None:
@@ -107,7 +142,7 @@ def check_version(root: Node) -> None:
         raise RecipeError(Problem(message, version.where))
 
 
-def layers(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
+def layers(path: Path | None, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
     """What a recipe is made of: the trees of what it extends, the farthest first, and its own last.
 
     Raises:
@@ -117,7 +152,7 @@ def layers(path: Path, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
     if parent is None:
         return [root]
     above = _above(parent)
-    chain = (*chain, path)
+    chain = (*chain, path) if path is not None else chain
     seen = [p.resolve() for p in chain]
     if above.resolve() in seen:
         circle = " extends ".join(map(str, [*chain[seen.index(above.resolve()) :], above]))
@@ -200,7 +235,68 @@ def _spelled_out(node: Node) -> Node:
     return node.replaced({"use": node}) if isinstance(node.value, str) else node
 
 
-def override(root: Node, text: str, at: Position = COMMAND_LINE) -> Node:
+def changes(overrides: Overrides) -> list[Change]:
+    """What people pass as overrides, as a list.
+
+    Args:
+        overrides: `"a.b.c=value"` or `"~a.b.c"`, a dict `{"a.b.c": value, "~a.d": None}`, or a list of such.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if isinstance(overrides, str):
+        return [overrides]
+    if isinstance(overrides, Mapping):
+        return [_changed(key, value) for key, value in overrides.items()]
+    if not isinstance(overrides, Iterable):
+        raise UsageError(f"overrides are texts like 'a.b.c=value' or a dict, not {type(overrides).__name__}")
+    listed: list[Change] = []
+    for item in overrides:
+        if isinstance(item, tuple):
+            listed.append(item)
+        elif isinstance(item, str | Mapping):
+            listed += changes(item)
+        else:
+            raise UsageError(f"an override is a text like 'a.b.c=value' or a dict, not {item!r}")
+    return listed
+
+
+def _changed(key: Any, value: Any) -> Change:
+    if not isinstance(key, str):
+        raise UsageError(f"the key of an override is text like 'a.b.c', not {key!r}")
+    if key.startswith("~"):
+        return key[1:], None
+    return key, node_of(plain(value), Position("overrides"))
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """What Python people pass as a value, as a recipe has it: text, numbers, lists and mappings.
+
+    Args:
+        value: Also a path, a tuple, a range, an array or a number of NumPy, a `Part`.
+        depth: How many lists and mappings it stands in.
+
+    Raises:
+        UsageError: It is something else, or nested too deeply.
+    """
+    if depth > DEPTH:
+        raise UsageError(f"a recipe is nested at most {DEPTH} levels deep")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Part):
+        return plain({"use": value.use, **value.options}, depth)
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # an array or a number of NumPy, a tensor
+        return plain(value.tolist(), depth + 1)
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [plain(inner, depth + 1) for inner in value]
+    raise UsageError(f"a recipe holds text, numbers, lists and mappings, not {type(value).__name__} ({value!r})")
+
+
+def override(root: Node, what: Change, at: Position = COMMAND_LINE) -> Node:
     """The tree after `a.b.c=value` or `~a.b.c`.
 
     A piece of the path may be a place in a list (`objectives.1`), or the name of a component that stands there
@@ -209,25 +305,32 @@ def override(root: Node, text: str, at: Position = COMMAND_LINE) -> Node:
     Raises:
         RecipeError: The text is no override, or its path leads nowhere.
     """
-    path, equals, value = text.partition("=")
-    if text.startswith("~") and not equals:
-        return change(root, text[1:].strip(), None, at)
-    if not equals or text.startswith("~") or not path.strip():
-        raise RecipeError(Problem(f"an override looks like a.b.c=value, or ~a.b.c to delete, not '{text}'", at))
-    try:
-        node = parse(value, "command line") if value.strip() else Node(None, at, at)
-    except RecipeError as error:
-        raise RecipeError(Problem(f"the value of '{path}': {error.problems[0].message}", at)) from None
-    return change(root, path.strip(), _moved(node, at), at)
+    if not isinstance(what, str):
+        key, node = what
+        return change(root, key, node, at if node is None else node.where)
+    path, equals, value = what.partition("=")
+    if what.startswith("~") and not equals:
+        return change(root, what[1:].strip(), None, at)
+    if not equals or what.startswith("~") or not path.strip():
+        raise RecipeError(Problem(f"an override looks like a.b.c=value, or ~a.b.c to delete, not '{what}'", at))
+    return change(root, path.strip(), _typed(path.strip(), value.strip(), at), at)
 
 
-def _moved(node: Node, at: Position) -> Node:
-    value = node.value
-    if isinstance(value, dict):
-        value = {key: _moved(inner, at) for key, inner in value.items()}
-    elif isinstance(value, list):
-        value = [_moved(inner, at) for inner in value]
-    return Node(value, at, at)
+_CLOSING = {"[": "]", "{": "}", '"': '"', "'": "'"}
+
+
+def _typed(path: str, text: str, at: Position) -> Node:
+    """The value of an override: YAML where it is a list, a mapping or quoted; else one word, whatever stands in it."""
+    closing = _CLOSING.get(text[:1])
+    if closing is not None or "\n" in text:
+        try:
+            return parse(text, COMMAND_LINE.file).moved(at)
+        except RecipeError as error:
+            if closing is None or closing not in text[1:]:  # `[a].npz` is a name, `[1, 2` is half a list
+                quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                reason = f"the value of '{path}': {error.problems[0].message}; if it is text, write {path}={quoted}"
+                raise RecipeError(Problem(reason, at)) from None
+    return Node(scalar(text), at, at, text)
 
 
 def change(root: Node, path: str, value: Node | None, at: Position) -> Node:
@@ -283,29 +386,29 @@ def _place(items: Sequence[Node], key: str) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def reparented(root: Node, overrides: Sequence[str]) -> tuple[Node, list[str]]:
+def reparented(root: Node, overrides: Sequence[Change]) -> tuple[Node, list[Change]]:
     """A recipe that extends what the command line says, `extends=other`, and the overrides that are left."""
     rest = []
-    for text in overrides:
-        if text.partition("=")[0].strip() == "extends":
-            root = override(root, text)
+    for what in overrides:
+        if (what.partition("=")[0].strip() if isinstance(what, str) else what[0]) == "extends":
+            root = override(root, what)
         else:
-            rest.append(text)
+            rest.append(what)
     return root, rest
 
 
-def overridden(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Problem]]:
+def overridden(root: Node, overrides: Sequence[Change]) -> tuple[Node, list[Problem]]:
     """The tree after the overrides of the command line, and what is wrong with some of them."""
     problems: list[Problem] = []
-    for text in overrides:
+    for what in overrides:
         try:
-            root = override(root, text)
+            root = override(root, what)
         except RecipeError as error:
             problems += error.problems
     return root, problems
 
 
-def foundation(variant: Node, trees: Sequence[Node], overrides: Sequence[str]) -> Node:
+def foundation(variant: Node, trees: Sequence[Node], overrides: Sequence[Change]) -> Node:
     """What a variant that says `extends` changes: that recipe, under the study's own files and the command line.
 
     The study's own files are those from the one that was given up to the last that says `variants`; what the study

@@ -40,11 +40,13 @@ class Node:
         value: A scalar, a list of nodes, or a dict of nodes.
         where: Where the value begins.
         key: Where its key begins, for a value of a mapping; else the same as `where`.
+        text: The value as it was typed, for a plain word of the command line: text, where text is wanted.
     """
 
     value: Any
     where: Position
     key: Position
+    text: str | None = None
 
     @property
     def plain(self) -> Any:
@@ -65,6 +67,15 @@ class Node:
     def replaced(self, value: Any) -> Node:
         """The same place with another value."""
         return Node(value, self.where, self.key)
+
+    def moved(self, at: Position) -> Node:
+        """The same value, written at another place."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {key: inner.moved(at) for key, inner in value.items()}
+        elif isinstance(value, list):
+            value = [inner.moved(at) for inner in value]
+        return Node(value, at, at, self.text)
 
     def __str__(self) -> str:
         match self.value:

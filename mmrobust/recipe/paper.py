@@ -14,7 +14,7 @@ from mmrobust.errors import nearest
 from mmrobust.recipe.document import Node
 
 if TYPE_CHECKING:
-    from mmrobust.recipe.check import Checker
+    from mmrobust.recipe.checker import Checker
 
 __all__ = ["Cited", "cited", "schema"]
 
@@ -53,21 +53,22 @@ def cited(node: Node | None, variants: Sequence[str], checker: Checker) -> tuple
 def _table(node: Node, variants: Sequence[str], checker: Checker) -> Cited | None:
     """One table; None where its shape is wrong."""
     if not isinstance(node.value, dict):
-        checker.tell(node.where, f"paper has to be a mapping of table, dataset and rows, or a list of such, not {node}")
+        what = "a mapping of table, dataset and rows, or a list of such"
+        checker.report(node.where, f"paper has to be {what}, not {node}")
         return None
     given = checker.keys(node, _KEYS, "paper")
     for key in _KEYS:
         if key not in given:
-            checker.tell(node.key, f"paper needs '{key}'")
+            checker.report(node.key, f"paper needs '{key}'")
     if len(given) < len(_KEYS):
         return None
     rows = given["rows"]
     if not isinstance(rows.value, dict):
-        checker.tell(rows.where, f"paper.rows has to be a mapping of variants to rows of the table, not {rows}")
+        checker.report(rows.where, f"paper.rows has to be a mapping of variants to rows of the table, not {rows}")
         return None
     for variant, row in rows.value.items():
         if variant not in variants:
-            checker.tell(row.key, f"paper.rows: there is no variant '{variant}'{nearest(variant, variants)}")
+            checker.report(row.key, f"paper.rows: there is no variant '{variant}'{nearest(variant, variants)}")
     texts = {key: _text(given[key], f"paper.{key}", checker) for key in ("table", "dataset")}
     return Cited(**texts, rows={name: _text(row, f"paper.rows.{name}", checker) for name, row in rows.value.items()})
 
@@ -76,7 +77,7 @@ def _text(node: Node, label: str, checker: Checker) -> str:
     """A name: text, or a whole number as text."""
     if isinstance(node.value, (str, int)) and not isinstance(node.value, bool):
         return str(node.value)
-    checker.tell(node.where, f"{label} has to be text, not {node}")
+    checker.report(node.where, f"{label} has to be text, not {node}")
     return ""
 
 

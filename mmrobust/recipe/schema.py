@@ -7,7 +7,7 @@ from typing import Any
 
 from mmrobust import registry
 from mmrobust.errors import PluginError
-from mmrobust.recipe.check import ELLIPSIS, NAME, VIEW, unparted
+from mmrobust.recipe.checker import ELLIPSIS, NAME, VIEW, unparted
 from mmrobust.recipe.paper import schema as paper
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings
 from mmrobust.registry import forms
@@ -18,7 +18,7 @@ from mmrobust.registry.spec import KINDS
 _NUMBER = {"type": "number"}
 
 
-def schema() -> dict[str, Any]:
+def json_schema() -> dict[str, Any]:
     """The schema of everything that is installed now."""
     view = {
         "type": "object",

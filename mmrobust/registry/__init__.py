@@ -8,19 +8,13 @@ see the same plugins: `MMROBUST_PLUGINS` (allow-list of distributions), `MMROBUS
 
 from __future__ import annotations
 
-from mmrobust.registry.catalogue import (
-    Catalogue,
-    Plugin,
-    Registrar,
-    catalogue,
-    load,
-    load_file,
-    normal,
-    register,
-    reset,
-)
+from mmrobust.registry.lookup import Catalogue, load
+from mmrobust.registry.one_file import declared
 from mmrobust.registry.options import OptionSpec, options_of
+from mmrobust.registry.plugin import Plugin, Registrar, normal
+from mmrobust.registry.session import catalogue, load_file, load_trusted_file, loaded_files, register, reset
 from mmrobust.registry.spec import KINDS, ComponentSpec, Part
+from mmrobust.registry.trust_store import forget, trust, trusted
 
 __all__ = [
     "KINDS",
@@ -31,10 +25,16 @@ __all__ = [
     "Plugin",
     "Registrar",
     "catalogue",
+    "declared",
+    "forget",
     "load",
     "load_file",
+    "load_trusted_file",
+    "loaded_files",
     "normal",
     "options_of",
     "register",
     "reset",
+    "trust",
+    "trusted",
 ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mmrobust.registry.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from mmrobust.registry.catalogue import Registrar
+    from mmrobust.registry.plugin import Registrar
 
 MMROBUST_API = 1
 

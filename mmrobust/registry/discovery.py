@@ -20,9 +20,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import hashlib
 import importlib
-import importlib.util
 import json
 import os
 import re
@@ -34,15 +32,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any
-
-import pluggy
+from types import FrameType
 
 import mmrobust
 from mmrobust.errors import PluginError, nearest
 from mmrobust.registry import builtins, hooks, source
-from mmrobust.registry.catalogue import Catalogue, Plugin, Registrar, collecting, failure, normal, stderr
+from mmrobust.registry.hook_call import call_hook
+from mmrobust.registry.lookup import Catalogue
+from mmrobust.registry.plugin import Plugin, Registrar, collecting, failure, normal, place, warn
 
 GROUP = "mmrobust"
 HEAVY = ("torch", "numpy", "timm")
@@ -50,14 +47,14 @@ _OFFER = re.compile(r"""\badd\(\s*(?:kind\s*=\s*)?["'](\w+)["']\s*,\s*(?:name\s*
 
 
 def discover() -> Catalogue:
-    """Registers the built-ins, then every installed plugin, then the files of `MMROBUST_PLUGIN_FILES`.
+    """Registers the built-ins, then every installed plugin.
 
     Raises:
-        PluginError: A file cannot be loaded; or, where `MMROBUST_STRICT_PLUGINS=1`, a plugin cannot.
+        PluginError: A plugin cannot be loaded, and `MMROBUST_STRICT_PLUGINS=1`.
     """
     catalogue = Catalogue()
     registrar = Registrar("mmrobust", mmrobust.__version__)
-    _call_hook(builtins, registrar)
+    call_hook(builtins, registrar)
     catalogue.take(registrar)
     for plugin, entry in _wanted(catalogue):
         if plugin.state == "ok":
@@ -65,9 +62,7 @@ def discover() -> Catalogue:
         if plugin.state == "off":
             plugin.offers = _guess(entry)
         catalogue.plugins.append(plugin)
-    _tell(catalogue)
-    for file in filter(None, os.environ.get("MMROBUST_PLUGIN_FILES", "").split(os.pathsep)):
-        load_file(catalogue, Path(file))
+    _report(catalogue)
     return catalogue
 
 
@@ -167,7 +162,7 @@ def _load(catalogue: Catalogue, plugin: Plugin, entry: _Entry) -> None:
             module = importlib.import_module(entry.module)
             if source.locate(entry.module) is None:
                 _check_api(getattr(module, "MMROBUST_API", None))
-            _call_hook(
+            call_hook(
                 functools.reduce(getattr, filter(None, entry.value.partition(":")[2].split(".")), module), registrar
             )
     except KeyboardInterrupt:
@@ -185,34 +180,6 @@ def _load(catalogue: Catalogue, plugin: Plugin, entry: _Entry) -> None:
         )
     plugin.offers = [(s.kind, s.name) for s in registrar.specs]
     catalogue.take(registrar)
-
-
-def _call_hook(plugin: Any, registrar: Registrar) -> None:
-    """Calls the hook of one plugin, in a manager of its own.
-
-    Raises:
-        PluginError: It has no hook, a misspelt one, one with a wrong signature, or one that registers nothing.
-    """
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hooks)
-    marker = "from mmrobust import hookimpl"
-    try:
-        manager.register(plugin)
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        callers = manager.get_hookcallers(plugin) or []
-        unknown = next((c.name for c in callers if not c.has_spec()), None)
-        if unknown is not None:
-            raise PluginError(f"there is no hook '{unknown}'; the one hook is 'mmrobust_register'") from None
-        raise PluginError(
-            f"its hook has a wrong signature; write 'def mmrobust_register(registry)' ({str(error).splitlines()[-1]})"
-        ) from None
-    if not manager.get_hookcallers(plugin):
-        has = "its function 'mmrobust_register' is not marked" if hasattr(plugin, "mmrobust_register") else "no hook is"
-        raise PluginError(f"{has} marked as one; write '@hookimpl' above 'def mmrobust_register(registry)' ({marker})")
-    manager.hook.mmrobust_register(registry=registrar)
-    if not registrar.specs:
-        raise PluginError("its hook registers nothing; call 'registry.add(kind, name, \"package.module:Class\")' in it")
 
 
 def _declared(module: str) -> object:
@@ -258,20 +225,10 @@ def _cause(error: BaseException, plugin: Plugin, entry: _Entry) -> str:
             )
         return f"its entry point names the module '{entry.module}', but there is no '{error.name}'"
     if isinstance(error, _TimeLimit):
-        return f"it did not finish registering within {_seconds():g} s{_place(error)}"
+        return f"it did not finish registering within {_seconds():g} s{place(error)}"
     if isinstance(error, PluginError | SyntaxError):
         return failure(error)
-    return failure(error) + _place(error)
-
-
-def _place(error: BaseException) -> str:
-    """The last line of the traceback that is a third party's own."""
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in f.filename and Path(f.filename).parent != Path(__file__).parent
-    ]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return failure(error) + place(error)
 
 
 def _guess(entry: _Entry) -> list[tuple[str, str]]:
@@ -299,7 +256,7 @@ def _seconds() -> float:
 def _limit(plugin: Plugin) -> Iterator[None]:
     seconds = _seconds()
     waiting = threading.Timer(
-        seconds + 2, stderr, [f"still waiting for {plugin} to load; --no-plugins starts without third parties"]
+        seconds + 2, warn, [f"still waiting for {plugin} to load; --no-plugins starts without third parties"]
     )
     waiting.daemon = True
     waiting.start()
@@ -332,43 +289,7 @@ def _importing(name: str) -> bool:
     return bool(getattr(spec, "_initializing", False))
 
 
-def load_file(catalogue: Catalogue, path: Path) -> Plugin:
-    """Loads a one-file plugin into a catalogue; see `mmrobust.registry.catalogue.load_file`."""
-    resolved = path.expanduser().resolve()
-    for plugin in catalogue.plugins:
-        if plugin.target == str(resolved):
-            return plugin
-    if not resolved.is_file():
-        raise PluginError(f"there is no plugin file '{path}'")
-    plugin = Plugin(resolved.name, resolved.name, "", str(resolved))
-    digest = hashlib.blake2b(str(resolved).encode(), digest_size=4).hexdigest()
-    name = f"mmrobust_file_{re.sub(r'[^0-9A-Za-z_]', '_', resolved.stem)}_{digest}"
-    spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"plugin file '{path}' is no Python file; its name has to end in .py")
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    registrar = Registrar(resolved.name)
-    try:
-        with contextlib.redirect_stdout(sys.stderr), collecting(registrar):
-            spec.loader.exec_module(module)
-            if hasattr(module, "mmrobust_register"):
-                _call_hook(module, registrar)
-            elif not registrar.specs:
-                raise PluginError("it registers nothing; write '@mmrobust.register(kind, name)' above a class")
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # whatever the file raises, sys.exit included
-        del sys.modules[name]
-        place = "" if isinstance(error, PluginError | SyntaxError) else _place(error)
-        raise PluginError(f"plugin file '{path}' cannot be loaded: {failure(error)}{place}") from error
-    plugin.offers = [(s.kind, s.name) for s in registrar.specs]
-    catalogue.take(registrar)
-    catalogue.plugins.append(plugin)
-    return plugin
-
-
-def _tell(catalogue: Catalogue) -> None:
+def _report(catalogue: Catalogue) -> None:
     """Names every broken plugin once, on stderr; in strict mode as an error."""
     broken = [f"{p} is quarantined: {p.cause}" for p in catalogue.plugins if p.state == "quarantined"]
     if broken and flag("MMROBUST_STRICT_PLUGINS"):
@@ -379,10 +300,10 @@ def _tell(catalogue: Catalogue) -> None:
     if "multiprocessing" in sys.modules:
         import multiprocessing
 
-        if multiprocessing.parent_process() is not None:  # the parent has told it
+        if multiprocessing.parent_process() is not None:  # the parent has said it
             return
     for line in [*broken, *warned, *catalogue.notices]:
-        stderr(line)
+        warn(line)
 
 
 def _trace(error: BaseException) -> None:

@@ -52,6 +52,31 @@ class Form:
             case kind:
                 return _WORDS[kind]
 
+    def written(self) -> str:
+        """The same, short: `float, [low, high] or {modality: float}`."""
+        *most, last = dict.fromkeys(self._alternatives())
+        return f"{', '.join(most)} or {last}" if most else last
+
+    def _alternatives(self) -> list[str]:
+        match self.kind:
+            case "union":
+                return [text for form in self.items for text in form._alternatives()]
+            case "literal":
+                return [v if isinstance(v, str) else spell(v) for v in self.values]
+            case "list":
+                return [f"[{self.items[0].written()}, ...]"]
+            case "tuple":
+                numbers = len(self.items) == 2 and {form.kind for form in self.items} <= {"int", "float"}
+                return ["[low, high]" if numbers else f"[{', '.join(form.written() for form in self.items)}]"]
+            case "dict":
+                return [f"{{modality: {self.items[0].written()}}}"]
+            case "slot":
+                return [with_article(self.slot)]
+            case "int" | "float" | "any":
+                return ["anything" if self.kind == "any" else self.kind]
+            case kind:
+                return [_WORDS[kind].removeprefix("a ")]
+
 
 _WORDS = {
     "int": "a whole number",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from mmrobust.registry.catalogue import Registrar
+    from mmrobust.registry.plugin import Registrar
 
 #: The version of what a plugin may rely on: the hook, `Registrar.add`, and `mmrobust.contracts`. A plugin's entry
 #: point module states the one it was written for as `MMROBUST_API = 1`.

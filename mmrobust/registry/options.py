@@ -89,7 +89,10 @@ def describe(spec: ComponentSpec) -> Described:
     key = (spec.kind, spec.target)
     cached = _described.get(key)
     if cached is None or cached[0] is not live.get(spec.target):
-        cached = _described[key] = (live.get(spec.target), _describe(spec))
+        try:
+            cached = _described[key] = (live.get(spec.target), _describe(spec))
+        except RecursionError:
+            raise PluginError(f"{_who(spec)} cannot be read: its source is nested too deeply") from None
     return cached[1]
 
 
@@ -147,13 +150,18 @@ def _chain(
     chain: list[tuple[source.Module | None, ast.ClassDef | None, str]] = [(owner, definition, definition.name)]
     for module, name in source.bases(owner, definition):
         label = f"{module}:{name}"
-        if module == CONTRACTS:
+        if _of_contracts(module):
             chain.append((None, None, name))
         elif label not in seen:
             found = source.find_class(module, name)
             if found is not None:
                 chain += _chain(*found, seen | {label})
     return chain
+
+
+def _of_contracts(module: str) -> bool:
+    """Whether a module is that of the contracts, or one inside."""
+    return module == CONTRACTS or module.startswith(f"{CONTRACTS}.")
 
 
 class _Reader:
@@ -266,7 +274,7 @@ def _from_class(spec: ComponentSpec, cls: type) -> Described:
         file, line = inspect.getsourcefile(cls) or "", inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):
         file, line = "", 0
-    if init is object.__init__ or getattr(init, "__module__", "") == CONTRACTS:
+    if init is object.__init__ or _of_contracts(getattr(init, "__module__", "")):
         return Described({}, doc, file, line)
     scope = getattr(init, "__globals__", {})
     signature = inspect.signature(init)

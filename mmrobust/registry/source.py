@@ -13,6 +13,8 @@ from types import ModuleType
 def locate(module: str) -> Path | None:
     """The source file of a module, or None where it is not installed or has no Python source."""
     loaded = sys.modules.get(module)
+    if loaded is None and module in files:
+        return files[module]
     if isinstance(loaded, ModuleType):
         origin = getattr(loaded, "__file__", None)
         return Path(origin) if origin and origin.endswith(".py") else None
@@ -26,6 +28,9 @@ def locate(module: str) -> Path | None:
 
 
 _located: dict[tuple[str, tuple[str, ...]], Path] = {}
+
+#: One-file plugins that were read and not run, by the name of the module that each would be.
+files: dict[str, Path] = {}
 
 
 def _search(module: str) -> Path | None:

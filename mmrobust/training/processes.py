@@ -261,10 +261,9 @@ def fit_in_processes(
 def _start(folder: RunFolder, threads: int, lock: int | None, resume: bool, live: bool) -> _Worker:
     """Starts a worker. It imports what this process would, and knows the plugin files that this one has loaded."""
     code = f"import sys; sys.path[:] = {sys.path!r}; from mmrobust.training.processes import _main; sys.exit(_main())"
-    plugins = [plugin.target for plugin in registry.catalogue().plugins if Path(plugin.target).is_absolute()]
     env = {**os.environ, **dict.fromkeys(_THREADS, str(threads))}
-    if plugins:
-        env["MMROBUST_PLUGIN_FILES"] = os.pathsep.join(plugins)
+    if plugins := registry.loaded_files():
+        env["MMROBUST_PLUGIN_FILES"] = plugins
     output = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the worker ends)
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder.path), str(int(resume)), str(int(live))],
@@ -356,7 +355,7 @@ def _main() -> int:
                 meter.send({"diverged": str(error)})
             else:
                 meter.send({"state": asdict(state)})
-    except MmrobustError as error:
+    except (MmrobustError, InterruptedRun) as error:
         meter.send({"error": [type(error).__name__, str(error)]})
         return error.exit_code
     return 0

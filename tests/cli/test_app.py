@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import mmrobust
 from mmrobust.cli import main
 from mmrobust.recipe import shipped
 
@@ -254,6 +255,11 @@ def test_examples_work_as_printed(
     path: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for file in ("mine.py", "fusions/gated.py"):
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).touch()
+        if path[-1] == "forget":
+            mmrobust.trust(file)
     for line in examples(path, capsys):
         assert run(capsys, *shlex.split(line)[1:])[0] == 0, line
 

@@ -93,7 +93,7 @@ def test_an_attention_that_cannot_run_these_shapes_is_told_there_too(tmp_path: P
         "recipe: 1\nname: own\nextends: tiny.yaml\nplugins: [./mine.py]\n"
         "model: {attention: timm, fusion: first_step_asks}\ntrain: {device: cpu}\n"
     )
-    done = run(tmp_path, "own.yaml")
+    done = run(tmp_path, "own.yaml", "--trust", "mine.py")
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("own.yaml:5:9: error: attention backend 'timm', which the recipe asks for, cannot")
     assert "timm's layer is self-attention, and here 1 queries meet 8 keys; use auto, manual, bmm, sdpa" in done.stderr

@@ -19,7 +19,7 @@ from mmrobust.errors import RecipeError
 from mmrobust.recipe import Part, Recipe, Weighted, load, shipped
 from mmrobust.recipe.compose import extended, read
 from mmrobust.recipe.document import dump, parse
-from mmrobust.recipe.schema import schema
+from mmrobust.recipe.schema import json_schema
 
 BASE = """\
 recipe: 1
@@ -416,12 +416,13 @@ def test_a_resolved_study_stands_alone(folder: Path) -> None:
         "class Mine(Fusion):\n    def __init__(self, context, *, gain: float = 1.0):\n"
         "        super().__init__(context)\n"
     )
-    from mmrobust.registry import reset
+    from mmrobust.registry import reset, trust
 
     try:
         Path("mine.yaml").write_text(
             "recipe: 1\nextends: base.yaml\nplugins: [./mine.py]\nmodel: {fusion: of_a_variant}\n"
         )
+        trust("mine.py")
         first = load(studied("  parent:\n  other: {extends: other.yaml}\n  mine: {extends: mine.yaml}\n"))
         Path("base.yaml").unlink()
         Path("other.yaml").unlink()
@@ -432,7 +433,7 @@ def test_a_resolved_study_stands_alone(folder: Path) -> None:
             mine, theirs = first.variant(name), again.variant(name)
             assert (mine.data, mine.model, mine.views) == (theirs.data, theirs.model, theirs.views)
             assert (mine.train, mine.evaluate) == (theirs.train, theirs.evaluate)
-        assert jsonschema.Draft202012Validator(schema()).is_valid(first.resolved)
+        assert jsonschema.Draft202012Validator(json_schema()).is_valid(first.resolved)
     finally:
         reset()
 
@@ -479,7 +480,7 @@ def test_needs_tells_once_what_to_install(folder: Path) -> None:
 
 
 def test_plugins_of_a_recipe(folder: Path) -> None:
-    from mmrobust.registry import reset
+    from mmrobust.registry import reset, trust
 
     Path("mine.py").write_text(
         "import mmrobust\nfrom mmrobust.contracts import Fusion\n\n@mmrobust.register('fusion', 'from_file')\n"
@@ -487,6 +488,7 @@ def test_plugins_of_a_recipe(folder: Path) -> None:
         "        super().__init__(context)\n"
     )
     try:
+        trust("mine.py")
         made = load(child("plugins: [./mine.py]\nmodel: {fusion: {use: from_file, gain: 2}}\n"))
         assert made.plugins == (folder / "mine.py",)
         assert made.model.fusion.options == {"gain": 2.0}
@@ -497,7 +499,7 @@ def test_plugins_of_a_recipe(folder: Path) -> None:
 
 
 def test_schema_accepts_every_shipped_recipe_and_its_resolved_form() -> None:
-    made = schema()
+    made = json_schema()
     jsonschema.Draft202012Validator.check_schema(made)
     validator = jsonschema.Draft202012Validator(made)
     for name, path in shipped().items():
@@ -525,7 +527,7 @@ def test_schema_agrees_with_the_checker(change: tuple[str, str, object], ok: boo
     section, key, value = change
     tree = json.loads(json.dumps(load("normtr").resolved))
     tree[section][key] = value
-    assert jsonschema.Draft202012Validator(schema()).is_valid(tree) == ok
+    assert jsonschema.Draft202012Validator(json_schema()).is_valid(tree) == ok
 
 
 ODD = st.sampled_from([None, True, 0, -1, 1.5, 10**30, "", "x", "task", [], [1], [[]], {}, {"use": "x"}, {"use": None}])

@@ -9,7 +9,7 @@ import pytest
 import mmrobust
 from mmrobust.errors import PluginError
 from mmrobust.registry import Catalogue, catalogue, load_file, options_of, reset
-from mmrobust.registry.catalogue import Plugin
+from mmrobust.registry.plugin import Plugin
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from mmrobust.cli import main
 from mmrobust.errors import RecipeError
 from mmrobust.measures import describe
 from mmrobust.recipe import load, shipped
-from mmrobust.recipe.schema import schema
+from mmrobust.recipe.schema import json_schema
 from mmrobust.studies.paper import check_cited, figures, figures_of
 
 STUDY = """\
@@ -144,7 +144,7 @@ def test_it_may_be_a_list_and_nothing_else(tmp_path: Path, monkeypatch: pytest.M
     )
     loaded = load("mine.yaml")
     assert [one.table for one in loaded.paper] == ["6", "figure 6a"]
-    jsonschema.validate(loaded.tree.plain, schema())
+    jsonschema.validate(loaded.tree.plain, json_schema())
     for text in ("paper: 6\n", "paper: [6]\n"):
         Path("mine.yaml").write_text(STUDY[: STUDY.index("paper")] + text)
         with pytest.raises(RecipeError, match="paper has to be a mapping of table, dataset and rows"):

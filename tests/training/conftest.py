@@ -41,4 +41,4 @@ def command() -> list[str]:
 @pytest.fixture(scope="session")
 def environ() -> dict[str, str]:
     """The environment of such a process."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MMROBUST_NO_PLUGINS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MMROBUST_PLUGINS": ""}

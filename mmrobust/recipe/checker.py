@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mmrobust import registry
-from mmrobust.errors import PluginError, Position, Problem, nearest
-from mmrobust.recipe.compose import shipped_folder
+from mmrobust.errors import PluginError, Position, Problem, UntrustedError, nearest
+from mmrobust.recipe.compose import at_home, shipped_folder
 from mmrobust.recipe.document import Node, node_of
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
 from mmrobust.registry import forms
@@ -33,10 +33,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VIEW = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ELLIPSIS = "..."
 _MOST = 10_000  # values that an ellipsis may stand for
+_LONGEST = 255  # bytes of a file's name
+_LONGEST_NAME = 200  # letters of a recipe's or a variant's, whose folders get something before and after it
 
 
 class _Wrong(Exception):
-    """A value that is wrong and has been told; nothing is made of it."""
+    """A value that is wrong, which has been reported."""
 
 
 class Checker:
@@ -46,16 +48,18 @@ class Checker:
         problems: Everything that is wrong.
         used: `(kind, name, distribution)` of every component that was met.
         absent: Distributions that the recipe needs and that cannot be used; a component nobody offers is then theirs.
+        catalogue: The components; also those that an untrusted file would bring, as far as its source says.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, catalogue: registry.Catalogue | None = None) -> None:
+        self.catalogue = registry.catalogue() if catalogue is None else catalogue
         self.problems: list[Problem] = []
         self.used: set[tuple[str, str, str]] = set()
         self.absent: set[str] = set()
 
-    def tell(self, where: Position, message: str) -> _Wrong:
+    def report(self, where: Position, message: str, untrusted: str = "") -> _Wrong:
         """Notes a problem."""
-        self.problems.append(Problem(message, where))
+        self.problems.append(Problem(message, where, untrusted))
         return _Wrong()
 
     # Sections
@@ -64,10 +68,10 @@ class Checker:
         """The entries of a mapping, those with unknown keys left out."""
         known = list(known)
         if not isinstance(node.value, dict):
-            raise self.tell(node.where, f"{label} has to be a mapping of {', '.join(known[:6])}, ..., not {node}")
+            raise self.report(node.where, f"{label} has to be a mapping of {', '.join(known[:6])}, ..., not {node}")
         for key, inner in node.value.items():
             if key not in known:
-                self.tell(inner.key, f"{label} has no key '{key}'{nearest(key, known)}")
+                self.report(inner.key, f"{label} has no key '{key}'{nearest(key, known)}")
         return {key: inner for key, inner in node.value.items() if key in known}
 
     def section(self, cls: type[S], node: Node, label: str) -> tuple[S | None, dict[str, Any]]:
@@ -84,7 +88,7 @@ class Checker:
             here = given.get(key)
             if here is None:
                 if f.default is dataclasses.MISSING:
-                    self.tell(node.key, f"{label} needs '{key}': {form}")
+                    self.report(node.key, f"{label} needs '{key}': {form}")
                     continue
                 here = node_of(unparted(f.default), node.key)
             try:
@@ -99,7 +103,7 @@ class Checker:
         """A setting with its range."""
         if rules.get("count") and isinstance(node.value, int) and not isinstance(node.value, bool):
             if not 1 <= node.value <= _MOST:
-                raise self.tell(node.where, f"{label}: {node} is no number of seeds; n stands for the seeds 1 to n")
+                raise self.report(node.where, f"{label}: {node} is no number of seeds; n stands for the seeds 1 to n")
             node = node_of(list(range(1, node.value + 1)), node.where)
         value, plain = self.value(form, node, label)
         nodes = node.value if isinstance(node.value, list) else [node]
@@ -109,11 +113,11 @@ class Checker:
                 at = nodes[min(i, len(nodes) - 1)].where
                 self.range(number, rules, at, label)
         if isinstance(value, tuple | list) and not value:
-            raise self.tell(node.where, f"{label} is empty")
+            raise self.report(node.where, f"{label} is empty")
         if rules.get("count") and len(set(numbers)) < len(numbers):
-            raise self.tell(node.where, f"{label}: a seed is there twice")
+            raise self.report(node.where, f"{label}: a seed is there twice")
         if rules.get("rising") and any(b <= a for a, b in itertools.pairwise(numbers)):
-            raise self.tell(node.where, f"{label} have to rise")
+            raise self.report(node.where, f"{label} have to rise")
         return value, plain
 
     def range(self, number: float, rules: Mapping[str, Any], at: Position, label: str) -> None:
@@ -129,7 +133,7 @@ class Checker:
                 allowed = f"between {low} and {high}"
             else:
                 allowed = f"at least {low}" if low is not None else f"greater than {above}"
-            raise self.tell(at, f"{label} has to be {allowed}, not {number:g}")
+            raise self.report(at, f"{label} has to be {allowed}, not {brief(number)}")
 
     # Values
 
@@ -152,14 +156,15 @@ class Checker:
             case "int" if isinstance(value, float) and value.is_integer():
                 return int(value), int(value)
             case "float" if isinstance(value, int | float) and not isinstance(value, bool):
-                if not math.isfinite(value):
-                    raise self.tell(node.where, f"{label} has to be a finite number, not {node}")
+                if not finite(value):
+                    raise self.report(node.where, f"{label} has to be a finite number, not {node}")
                 return float(value), value
             case "str" if isinstance(value, str):
                 return value, value
             case "path" if isinstance(value, str) and value:
-                path = located(value, node.where)
-                return path, str(path)
+                return self.path(value, node, label)
+            case "str" | "path" if node.text:
+                return self.value(form, node.replaced(node.text), label)
             case "literal":
                 for choice in form.values:
                     if choice == value and type(choice) is type(value):
@@ -181,6 +186,13 @@ class Checker:
             case "union":
                 return self.union(form, node, label)
         raise self.wrong(form, node, label)
+
+    def path(self, text: str, node: Node, label: str) -> tuple[Path, str]:
+        """A path, absolute."""
+        if "\0" in text or any(len(piece.encode(errors="replace")) > _LONGEST for piece in text.split("/")):
+            raise self.report(node.where, f"{label} cannot be a path: a name in it is too long or has a null byte")
+        path = located(text, node.where)
+        return path, str(path)
 
     def each(self, items: list[tuple[Form, Node, str]]) -> list[tuple[Any, Any]]:
         """Several values; all are checked before one that is wrong stops it."""
@@ -210,32 +222,35 @@ class Checker:
         at = next(i for i, n in enumerate(nodes) if n.value == ELLIPSIS)
         where = nodes[at].where
         near = [n.value for n in (*nodes[max(0, at - 2) : at], *nodes[at + 1 : at + 2])]
-        if len(near) < 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in near):
-            raise self.tell(
+        if len(near) < 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) and finite(v) for v in near):
+            raise self.report(
                 where, f"{label}: '...' needs two numbers before it and one after, as in [0, 0.1, ..., 1.0]"
             )
         first, second, last = (Decimal(str(v)) for v in near)
         step = second - first
         count = (last - second) / step if step else Decimal(-1)
         if count < 1 or count != count.to_integral_value():
-            raise self.tell(where, f"{label}: steps of {step} from {first} do not lead to {last}")
+            raise self.report(where, f"{label}: steps of {step} from {first} do not lead to {last}")
         if count > _MOST:
-            raise self.tell(where, f"{label}: '...' would stand for more than {_MOST} numbers")
+            raise self.report(where, f"{label}: '...' would stand for more than {_MOST} numbers")
         whole = all(isinstance(v, int) for v in near)
         between = [second + step * i for i in range(1, int(count))]
         filled = [Node(int(v) if whole else float(v), where, where) for v in between]
         rest = nodes[at + 1 :]
         if any(n.value == ELLIPSIS for n in rest):
-            raise self.tell(where, f"{label}: one '...' in a list is enough")
+            raise self.report(where, f"{label}: one '...' in a list is enough")
         return [*nodes[:at], *filled, *rest]
 
     def union(self, form: Form, node: Node, label: str) -> tuple[Any, Any]:
         """The first alternative that fits; if only one has the value's shape, its own errors are told."""
         shaped = [f for f in form.items if _shaped(f, node.value)]
+        if not shaped and node.text:  # a word of the command line that looks like a number
+            node = node.replaced(node.text)
+            shaped = [f for f in form.items if _shaped(f, node.value)]
         if len(shaped) == 1 and not (isinstance(node.value, str) and shaped[0].kind == "literal"):
             return self.value(shaped[0], node, label)
         for candidate in shaped:
-            trial = Checker()
+            trial = Checker(self.catalogue)
             try:
                 return trial.value(candidate, node, label)
             except _Wrong:
@@ -258,7 +273,9 @@ class Checker:
             hint = f"; write '{spell(node.value)}' in quotes"
         elif "none" in kinds and node.value == "None":
             hint = "; write null"
-        return self.tell(node.where, f"{label} has to be {form}, not {node}{hint}")
+        elif kinds & {"list", "tuple"} and node.text and "," in node.text:
+            hint = f"; write [{node.text}]"
+        return self.report(node.where, f"{label} has to be {form}, not {node}{hint}")
 
     # Components
 
@@ -281,21 +298,20 @@ class Checker:
                 {k: n for k, n in node.value.items() if k != "use" and k not in (reserved or {})},
             )
         else:
-            raise self.tell(
+            raise self.report(
                 node.where, f"{label} has to be {with_article(kind)}: a name, or a mapping with 'use', not {node}"
             )
         if use is None:
-            raise self.tell(node.key, f"{label} does not say which {kind} it is; write 'use: name'")
+            raise self.report(node.key, f"{label} does not say which {kind} it is; write 'use: name'")
         if not isinstance(use.value, str):
-            raise self.tell(use.where, f"'use' has to be the name of {with_article(kind)}, not {use}")
-        catalogue = registry.catalogue()
+            raise self.report(use.where, f"'use' has to be the name of {with_article(kind)}, not {use}")
         try:
-            spec = catalogue.find(kind, use.value)
+            spec = self.catalogue.find(kind, use.value)
             options = registry.options_of(spec)
         except PluginError as error:
-            if self.absent and use.value.rpartition("/")[2] not in {s.name for s in catalogue.all(kind)}:
+            if self.absent and use.value.rpartition("/")[2] not in {s.name for s in self.catalogue.all(kind)}:
                 raise _Wrong from None
-            raise self.tell(use.where, str(error)) from None
+            raise self.report(use.where, str(error)) from None
         self.used.add((kind, spec.name, spec.distribution))
         who = f"{kind} '{use.value}'"
         values: dict[str, Any] = {}
@@ -304,13 +320,13 @@ class Checker:
         for name, inner in given.items():
             if name not in options:
                 none = "; it has no options" if not options else nearest(name, options)
-                self.tell(inner.key, f"{who} has no option '{name}'{none}")
+                self.report(inner.key, f"{who} has no option '{name}'{none}")
         for name, option in options.items():
             inner = given.get(name)
             if inner is None:
                 if option.required:
                     doc = f" ({option.doc.rstrip('.')})" if option.doc else ""
-                    self.tell(use.where, f"{who} needs the option '{name}'{doc}: write {label}.{name}")
+                    self.report(use.where, f"{who} needs the option '{name}'{doc}: write {label}.{name}")
                     continue
                 if option.default is UNKNOWN:
                     continue
@@ -333,15 +349,16 @@ class Checker:
             return {}, {}
         if found is None or not isinstance(found.value, dict) or not found.value:
             at = node.key if found is None else found.where
-            self.tell(at, "learning.views has to be a mapping with at least one view: name: {noise, rate, objectives}")
+            what = "a mapping with at least one view: name: {noise, rate, objectives}"
+            self.report(at, f"learning.views has to be {what}")
             return {}, {}
         for name, inner in found.value.items():
             if not VIEW.fullmatch(name):
-                self.tell(inner.key, f"'{name}' cannot be the name of a view: use letters, digits and '_'")
+                self.report(inner.key, f"'{name}' cannot be the name of a view: use letters, digits and '_'")
             with contextlib.suppress(_Wrong):
                 views[name], plain[name] = self.view(inner, f"learning.views.{name}", list(found.value))
         if len(views) == len(found.value) and not any(view.objectives for view in views.values()):
-            self.tell(found.key, "no view has an objective, so there is nothing to learn")
+            self.report(found.key, "no view has an objective, so there is nothing to learn")
         return views, {"views": plain}
 
     def view(self, node: Node, label: str, names: list[str]) -> tuple[View, dict[str, Any]]:
@@ -353,28 +370,28 @@ class Checker:
         here = given.get("noise")
         noisy = here is not None and here.value is not None
         if here is None:
-            self.tell(node.key, f"{label} does not say its noise; write 'noise: null' for a clean view")
+            self.report(node.key, f"{label} does not say its noise; write 'noise: null' for a clean view")
         if here is not None and noisy:
             with contextlib.suppress(_Wrong):
                 noise, plain["noise"] = self.part("noise", here, f"{label}.noise")
         at = given.get("rate")
         if noisy and at is None:
-            self.tell(
+            self.report(
                 node.key, f"{label} has a noise and needs its rate: a number from 0 to 1, or a pair as in [0, 0.5]"
             )
         elif at is not None and not noisy:
             if at.value not in (None, 0):
-                self.tell(at.key, f"{label} has a rate but no noise")
+                self.report(at.key, f"{label} has a rate but no noise")
         elif at is not None:
             with contextlib.suppress(_Wrong):
                 rate, plain["rate"] = self.rate(at, f"{label}.rate")
         listed = given.get("objectives")
         if listed is None:
-            self.tell(
+            self.report(
                 node.key, f"{label} does not say its objectives; write 'objectives: []' for a view that others read"
             )
         elif not isinstance(listed.value, list):
-            self.tell(listed.where, f"{label}.objectives has to be a list of objectives, not {listed}")
+            self.report(listed.where, f"{label}.objectives has to be a list of objectives, not {listed}")
         else:
             pairs = []
             for item in listed.value:
@@ -393,7 +410,7 @@ class Checker:
         for number in value if isinstance(value, tuple) else (value,):
             self.range(number, {"low": 0, "high": 1}, node.where, label)
         if isinstance(value, tuple) and value[0] > value[1]:
-            raise self.tell(node.where, f"{label}: the first number of the pair is the smaller one")
+            raise self.report(node.where, f"{label}: the first number of the pair is the smaller one")
         return value, plain
 
     def objective(self, node: Node, label: str, names: list[str]) -> tuple[Weighted, Any]:
@@ -413,7 +430,7 @@ class Checker:
                 reads, extra["reads"] = self.value(forms.parse("tuple[str, ...]"), reserved["reads"], f"{label}: reads")
                 for name, inner in zip(reads, reserved["reads"].value, strict=True):
                     if name not in names:
-                        raise self.tell(inner.where, f"{label}: reads names the view '{name}'{nearest(name, names)}")
+                        raise self.report(inner.where, f"{label}: reads names the view '{name}'{nearest(name, names)}")
         except _Wrong:
             failed = True
         part, plain = self.part("objective", node, label, reserved)
@@ -429,34 +446,34 @@ class Checker:
             names, _ = self.value(forms.parse("list[str]"), node, "needs")
         except _Wrong:
             return []
-        plugins = {registry.normal(p.distribution): p for p in registry.catalogue().plugins}
+        plugins = {registry.normal(p.distribution): p for p in self.catalogue.plugins}
         for name, inner in zip(names, node.value, strict=True):
             plugin = plugins.get(registry.normal(name))
             if plugin is None or plugin.state != "ok":
                 self.absent.add(name)
             if plugin is None:
-                self.tell(
+                self.report(
                     inner.where, f"this recipe needs {name}, which is not installed; 'pip install {name}' brings it"
                 )
             elif plugin.state != "ok":
                 why = "turned off" if plugin.state == "off" else f"quarantined: {plugin.cause}"
-                self.tell(inner.where, f"this recipe needs {name}, which is {why}")
+                self.report(inner.where, f"this recipe needs {name}, which is {why}")
         return names
 
     def text(self, node: Node | None, label: str, default: str = "") -> str:
         """A line of text."""
         if node is None:
             return default
-        if not isinstance(node.value, str):
-            self.wrong(Form("str"), node, label)
+        try:
+            return self.value(Form("str"), node, label)[0]
+        except _Wrong:
             return default
-        return node.value
 
     def name(self, node: Node | None, default: str) -> str:
         """The recipe's name, which is also the name of a folder."""
         name = self.text(node, "name", default)
-        if node is not None and isinstance(node.value, str) and not NAME.fullmatch(name):
-            self.tell(node.where, f"'{name}' cannot be a recipe's name: use letters, digits, '.', '_' and '-'")
+        if node is not None and isinstance(node.value, str) and (problem := misnamed(name)):
+            self.report(node.where, f"'{name[:60]}' cannot be a recipe's name: {problem}")
         return name
 
 
@@ -481,7 +498,7 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
     nothing = node_of({}, root.where)
     for name, what in (("data", "a dataset"), ("model", "a mapping"), ("learning", "a mapping of views")):
         if name not in given:
-            checker.tell(root.where, f"a recipe needs the section '{name}': {what}")
+            checker.report(root.where, f"a recipe needs the section '{name}': {what}")
     if "data" in given:
         with contextlib.suppress(_Wrong):
             found["data"], plain["data"] = checker.part("dataset", given["data"], "data")
@@ -500,24 +517,51 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
 
 
 def plugin_files(node: Node | None, checker: Checker) -> tuple[Path, ...]:
-    """The one-file plugins that a recipe asks for, loaded, so that its components can be found."""
+    """The one-file plugins that a recipe names, loaded where the person trusts them.
+
+    One that is not trusted is a problem; what it would bring is read from its source, so that all else can be checked.
+    """
     if node is None or node.value is None:
         return ()
     if not isinstance(node.value, list):
-        checker.tell(node.where, f"plugins has to be a list of Python files, as in [./mine.py], not {node}")
+        checker.report(node.where, f"plugins has to be a list of Python files, as in [./mine.py], not {node}")
         return ()
     files = []
     for item in node.value:
-        if not isinstance(item.value, str):
-            checker.tell(item.where, f"a plugin is the path of a Python file, not {item}")
+        if not isinstance(item.value, str) or not item.value:
+            checker.report(item.where, f"a plugin is the path of a Python file, not {item}")
             continue
-        path = located(item.value, item.where)
-        try:
-            registry.load_file(path)
-            files.append(path)
-        except PluginError as error:
-            checker.tell(item.where, str(error))
+        with contextlib.suppress(_Wrong):
+            path, _ = checker.path(item.value, item, "a plugin")
+            try:
+                registry.load_trusted_file(path)
+                files.append(path)
+            except PluginError as error:
+                checker.report(item.where, str(error), str(path) if isinstance(error, UntrustedError) else "")
+                checker.catalogue = checker.catalogue.with_offers(registry.declared(path))
     return tuple(files)
+
+
+def misnamed(name: str) -> str | None:
+    """Why a name cannot be that of a recipe or a variant, which is also the name of a folder; None where it can."""
+    if len(name) > _LONGEST_NAME:
+        return f"a name has at most {_LONGEST_NAME} letters, and this one has {len(name)}"
+    if not NAME.fullmatch(name):
+        return "use letters, digits, '.', '_' and '-'"
+    return None
+
+
+def finite(number: float) -> bool:
+    """Whether a number can be a finite float; a whole number may be too large for one."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def brief(number: float) -> str:
+    """A number in a message."""
+    return f"{number:g}" if finite(number) else str(number)[:20] + "..." * (len(str(number)) > 20)
 
 
 def located(text: str, where: Position) -> Path:
@@ -526,7 +570,7 @@ def located(text: str, where: Position) -> Path:
     Relative ones are meant from the recipe's folder; from the current folder on the command line and in shipped
     recipes.
     """
-    path = Path(text).expanduser()
+    path = at_home(text)
     folder = Path(where.file).parent if where.line else Path()
     if where.line and Path(where.file).resolve().is_relative_to(shipped_folder().resolve()):
         folder = Path()

@@ -1,0 +1,108 @@
+"""Reads recipes: a file, a shipped one or a dict, with everything it extends, its overrides and its variants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmrobust.errors import Position, RecipeError, UsageError
+from mmrobust.recipe import compose
+from mmrobust.recipe.checker import Checker
+from mmrobust.recipe.compose import Overrides, find
+from mmrobust.recipe.document import Node, dump, node_of
+from mmrobust.recipe.recipe import Recipe, from_tree, in_order, variant_names
+
+
+def load(ref: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
+    """Reads a recipe, with everything it extends, and checks it against the installed components.
+
+    Args:
+        ref: A file, the bare name of a shipped recipe, or a recipe as a dict, whose paths are meant from the current
+            folder.
+        overrides: `"a.b.c=value"` or `"~a.b.c"`, one or a list of them, or a dict `{"a.b.c": value}`; applied in
+            their order, `extends=other` before all.
+
+    Raises:
+        RecipeError: With everything that is wrong, each with file, line and column.
+        UsageError: `ref` or `overrides` are of another type.
+    """
+    path, source, root = _opened(ref)
+    root, changes = compose.reparented(root, compose.changes(overrides))
+    layers = compose.layers(path, root)
+    tree, problems = compose.overridden(compose.merged(layers), changes)
+    checker = Checker()
+    recipe = from_tree(tree, path, source, checker, None)
+    problems += checker.problems
+    trees: dict[str, Node] = {}
+    whole: dict[str, Recipe] = {}
+    for name in variant_names(tree, None):
+        trial, variant = Checker(), tree["variants"][name]
+        try:
+            base = tree if variant.get("extends") is None else compose.foundation(variant, layers, changes)
+            trees[name] = compose.varied(base, variant)
+            one = from_tree(trees[name], path, source, trial, recipe.name if recipe else None)
+            if one is not None and base is not tree:
+                whole[name] = one
+        except RecipeError as error:
+            problems += error.problems
+        problems += trial.problems
+    if problems or recipe is None:
+        raise in_order(problems)
+    return replace(recipe, variant_trees=trees, resolved=_standing_alone(recipe.resolved, whole))
+
+
+def as_recipe(
+    recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Overrides = (),
+    seeds: int | Iterable[int] | None = None,
+) -> Recipe:
+    """What people pass where a recipe is wanted, as a checked recipe.
+
+    Args:
+        recipe: A loaded recipe, or whatever `load` takes.
+        overrides: See `load`.
+        seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves (a list, a range, an array).
+
+    Raises:
+        RecipeError: The recipe, an override or a seed is wrong.
+        UsageError: One of them is of another type.
+    """
+    changes = compose.changes(overrides)
+    if seeds is not None:
+        changes += compose.changes({"train.seeds": seeds if isinstance(seeds, str) else compose.plain(seeds)})
+    if not isinstance(recipe, Recipe):
+        return load(recipe, changes)
+    if not changes:
+        return recipe
+    return replace(load(recipe.resolved, changes), path=recipe.path, source=recipe.source)
+
+
+def _opened(ref: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Path | None, str, Node]:
+    """A recipe's file, text and tree."""
+    if isinstance(ref, Mapping):
+        root = compose.rooted(node_of(compose.plain(ref), Position("recipe")))
+        return None, dump(root.plain), root
+    if not isinstance(ref, str | os.PathLike):
+        raise UsageError(f"a recipe is a path, a shipped recipe's name, a dict or a Recipe, not {type(ref).__name__}")
+    path = find(ref)
+    return path, *compose.read(path)
+
+
+def _standing_alone(resolved: dict[str, Any], whole: Mapping[str, Recipe]) -> dict[str, Any]:
+    """A study's plain data where variants that extend another recipe say everything themselves."""
+    if not whole:
+        return resolved
+    resolved = {**resolved, "variants": dict(resolved["variants"])}
+    for name, variant in whole.items():
+        resolved["variants"][name] = {
+            key: value
+            for section in ("data", "model", "learning", "train", "evaluate")
+            for key, value in ((f"~{section}", None), (section, variant.resolved[section]))
+        }
+        for key in ("plugins", "needs"):
+            if more := [item for item in variant.resolved.get(key, ()) if item not in resolved.get(key, ())]:
+                resolved[key] = [*resolved.get(key, ()), *more]
+    return resolved
