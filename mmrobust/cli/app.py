@@ -58,10 +58,16 @@ def _run(args: list[str]) -> int:
         gc.enable()
     command = typer.main.get_command(app(verbs[0] if verbs else None))
     lighten(command, _HELP)
+    if "_MMROBUST_COMPLETE" in os.environ:  # a shell asks what may come next
+        command.main(args=args, prog_name="mmrobust")
     with _terminable():
-        code = command.main(args=args or ["--help"], prog_name="mmrobust", standalone_mode=False)
+        try:  # not `command.main`, which makes an exit code of ctrl-C and drops what it says
+            with command.make_context("mmrobust", args or ["--help"]) as context:
+                command.invoke(context)
+        except typer.Exit as error:
+            return error.exit_code
     sys.stdout.flush()
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def app(verb: str | None = None) -> typer.Typer:
