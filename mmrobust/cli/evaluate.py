@@ -78,21 +78,24 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The CSV file; FILE's name with .csv in the run's predictions/.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Which seed's model; the best on the validation split by default.")
-    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", "--seed", help="Whose model: best (on the validation split), all, or one seed.")
+    ] = "best",
+    force: Annotated[bool, typer.Option("--force", help="Replace the CSV file if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON as well.")] = False,
 ) -> None:
     """Predict new features with a trained run, and write a CSV file.
+
+    The training data is not needed. What is missing in the new features is masked, with a note.
 
     Examples:
 
       mmrobust predict normtr_mosi new.pkl
 
-      mmrobust predict normtr_rml new.npz --out predictions.csv --seed 2
+      mmrobust predict normtr_rml new.npz --out predictions.csv --seeds all
     """
     from mmrobust.inference.predict import predict as apply
     from mmrobust.training.folder import to_json
 
-    result = apply(run, file, seed=seed, out=out, overrides=overrides or [])
+    result = apply(run, file, seeds=seeds, out=out, force=force, overrides=overrides or [])
     typer.echo(to_json(result.to_dict(), indent=1) if as_json else str(result))

@@ -1,4 +1,4 @@
-"""What a trained run says of new features, for which nobody knows the labels."""
+"""What a trained run says of new features, for which nobody knows the labels, as a CSV file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from mmrobust import files
 from mmrobust.contracts import Task
 from mmrobust.data import open_features
-from mmrobust.errors import CheckpointError, UsageError
-from mmrobust.measures import describe
-from mmrobust.robustness.sweep import CLEAN, Grid, restrict, sweep
-from mmrobust.training import Checkpoints, RunFolder, choose_device, finished_seeds, load_trained
+from mmrobust.errors import UsageError
+from mmrobust.inference.ensemble import load_ensemble, mean_prediction
+from mmrobust.training.data_record import DataRecord
+from mmrobust.training.folder import RunFolder
 
 __all__ = ["Predictions", "predict"]
 
@@ -30,28 +30,30 @@ class Predictions:
 
     Attributes:
         path: The file.
-        seed: Whose model made them.
+        seeds: Whose models predicted them.
         header: Names of the columns: `id`, then `split` where the new file has several, then what is predicted: a
             number; a class and the probability of each; or each decision and the probability of its yes.
         rows: One for each sample.
         notes: What was done to the new features, and why.
+        chosen: Why these seeds, in words.
     """
 
     path: Path
-    seed: int
+    seeds: tuple[int, ...]
     header: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     notes: tuple[str, ...] = ()
+    chosen: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         rows = [dict(zip(self.header, row, strict=True)) for row in self.rows]
-        return {"file": str(self.path), "seed": self.seed, "notes": list(self.notes), "predictions": rows}
+        return {"file": str(self.path), "seeds": list(self.seeds), "notes": list(self.notes), "predictions": rows}
 
     def __str__(self) -> str:
-        lines = [f"note: {note}" for note in self.notes]
+        count = f"{len(self.rows)} sample{'s'[: len(self.rows) != 1]}"
         return "\n".join(
-            [*lines, f"predictions: {self.path} ({len(self.rows)} samples, by the model of seed {self.seed})"]
+            [*(f"note: {note}" for note in self.notes), f"predictions: {self.path} ({count}, by {self.chosen})"]
         )
 
     def _repr_html_(self) -> str:
@@ -62,24 +64,30 @@ def predict(
     run: str | Path | RunFolder,
     file: str | Path,
     *,
-    seed: int | None = None,
+    seeds: int | str = "best",
     out: str | Path | None = None,
+    force: bool = False,
     overrides: Sequence[str] = (),
 ) -> Predictions:
-    """Predicts the samples of a file with a run's best checkpoint, and writes them as CSV.
+    """Predicts the samples of a file with a run's best checkpoints, and writes them as CSV.
 
-    The features are prepared exactly as those of the training were; labels in the file are not looked at.
+    The features are prepared as those of the training were, by what the run has recorded; neither the training data
+    nor labels in the file are looked at. What is missing is masked with a note.
 
     Args:
         run: The run's folder, or a recipe's name for its latest run.
         file: New features, in the layout of the run's data.
-        seed: Whose model; None for the one that was best on the validation split.
-        out: The CSV file; None for one in the run's `predictions/`, with the new file's name.
-        overrides: Changes of the recipe: `data.path=...` where the training data was moved, `train.device=...`.
+        seeds: `best` for the model that was best on the validation split, `all` for the mean of all seeds' models, or
+            one seed.
+        out: The CSV file; None for one in the run's `predictions/`, with the new file's name, which is replaced.
+        force: Replace `out` if it exists.
+        overrides: Changes of the recipe: `train.device=...`, `evaluate.batch_size=...`.
 
     Raises:
-        UsageError: There is no such run or seed.
-        CheckpointError: Nothing is trained yet, or the checkpoint is damaged.
+        UsageError: There is no such run or seed, or `out` exists.
+        CheckpointError: Nothing is trained yet, or a checkpoint is damaged.
+        DamagedError: Another file of the run is damaged.
+        ReadError: A file of the run cannot be read.
         DataError: The file cannot be read, or its features do not fit the model.
         WriteError: The CSV file cannot be written.
     """
@@ -87,72 +95,64 @@ def predict(
     for change in overrides:
         if not change.lstrip("~").startswith(("data.", "train.device", "evaluate.batch_size")):
             raise UsageError(f"'{change}' changes what was trained; to predict, change data.* or train.device")
-    seed = _best_seed(folder) if seed is None else seed
-    built = load_trained(folder, seed, overrides=overrides)
-    new = open_features(built.recipe.data, Path(file), preparation=getattr(built.dataset, "preparation", None))
-    device = choose_device(built.recipe)
-    model, size = built.model.to(device), built.recipe.evaluate.batch_size
+    if out is not None and not force and Path(out).is_file():
+        raise UsageError(f"{out} exists; name another file, or replace it with --force")
+    ensemble = load_ensemble(folder, seeds, overrides)
+    new = open_features(ensemble.recipe.data, Path(file), preparation=ensemble.preparation)
+    record = DataRecord.read(folder)
+    changed = [] if record is None else record.check(ensemble.recipe, str(folder.path), changed=True)
 
-    header, rows = _columns(built.context.task), []
+    header, rows = _columns(ensemble.task), []
     for name, split in new.splits.items():
-        known = restrict(split, built.context.modalities)
-        found = sweep(model, known, Grid({}, (0,)), batch_size=size, device=device)[CLEAN]
+        predicted = mean_prediction(ensemble.task, ensemble.outputs(split))
         where = (name,) if len(new.splits) > 1 else ()
-        values = _values(built.context.task, found)
-        rows += [(str(id_), *where, *row) for id_, row in zip(split.ids, values, strict=True)]
+        cells = _cells(ensemble.task, predicted)
+        rows += [(str(id_), *where, *row) for id_, row in zip(split.ids, cells, strict=True)]
     header = ("id", *(("split",) if len(new.splits) > 1 else ()), *header)
 
     path = folder.predictions / f"{Path(file).stem}.csv" if out is None else Path(out)
     if out is None:
         with files.explained(folder.predictions):
             folder.predictions.mkdir(exist_ok=True)
+    files.write_atomic(path, _csv(header, rows))
+    notes = (*new.notes, *(f"{note}; predictions need what the run has recorded, not that file" for note in changed))
+    return Predictions(path, ensemble.seeds, header, rows, notes, ensemble.chosen)
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as CSV, in which no text is a formula for a spreadsheet."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, str):
+            return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        return f"{value:.7g}" if isinstance(value, float) else value
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[f"{x:.7g}" if isinstance(x, float) else x for x in row] for row in rows])
-    files.write_atomic(path, text.getvalue())
-    return Predictions(path, seed, header, rows, tuple(new.notes))
+    writer.writerows([[cell(value) for value in row] for row in (header, *rows)])
+    return text.getvalue()
 
 
-def _best_seed(folder: RunFolder) -> int:
-    """The seed whose best checkpoint was the best of all on the validation split; the first where that is unknown."""
-    seeds = finished_seeds(folder)
-    if not seeds:
-        raise CheckpointError(
-            f"no seed of {folder.path} is trained yet; go on with: mmrobust train --resume {folder.path}"
-        )
-    chosen, value = seeds[0], float("nan")
-    for seed in seeds:
-        best = Checkpoints(folder.seed(seed)).best().state.best
-        if best.get("value") is not None and describe(best["measure"]).improves(best["value"], value):
-            chosen, value = seed, best["value"]
-    return chosen
-
-
-def _names(task: Task) -> tuple[str, ...]:
+def class_names(task: Task) -> tuple[str, ...]:
+    """The names of the classes or decisions; their numbers where they have none."""
     count = task.outputs if task.kind == "classification" else task.outputs // 2
     return task.names or tuple(str(k) for k in range(count))
 
 
 def _columns(task: Task) -> tuple[str, ...]:
     if task.kind == "regression":
-        return ("prediction",)
+        return ("prediction",) if task.outputs == 1 else task.names or tuple(map(str, range(task.outputs)))
     if task.kind == "classification":
-        return ("prediction", *(f"p_{name}" for name in _names(task)))
-    return tuple(column for name in _names(task) for column in (name, f"p_{name}"))
+        return ("prediction", *(f"p_{name}" for name in class_names(task)))
+    return tuple(column for name in class_names(task) for column in (name, f"p_{name}"))
 
 
-def _values(task: Task, found: Tensor) -> list[tuple[Any, ...]]:
-    """The cells of each sample, from `n c`."""
+def _cells(task: Task, predicted: Tensor) -> list[tuple[Any, ...]]:
+    """The cells of each sample, from what `mean_prediction` gives."""
     if task.kind == "regression":
-        return [(x,) for x in found[:, 0].tolist()]
-    names = _names(task)
+        return [tuple(row) for row in predicted.tolist()]
     if task.kind == "classification":
-        p = torch.softmax(found.double(), -1)
-        return [(names[k], *row) for k, row in zip(found.argmax(-1).tolist(), p.tolist(), strict=True)]
-    yes = torch.softmax(found.double().unflatten(-1, (-1, 2)), -1)
-    said = yes.argmax(-1)
-    return [
-        tuple(cell for k in range(len(names)) for cell in (said[i, k].item(), yes[i, k, 1].item()))
-        for i in range(len(found))
-    ]
+        names = class_names(task)
+        return [(names[k], *row) for k, row in zip(predicted.argmax(-1).tolist(), predicted.tolist(), strict=True)]
+    yes = torch.stack([(predicted > 0.5).double(), predicted], -1)
+    return [tuple(cell for said, p in row for cell in (int(said), p)) for row in yes.tolist()]

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrobust.contracts import Dataset
-from mmrobust.data import open_features
 from mmrobust.errors import CheckpointError, UsageError
 from mmrobust.measures import describe
 from mmrobust.model.assemble import Built, build
@@ -130,7 +128,7 @@ def open_data(
     Args:
         run: The run.
         overrides: Changes of the resolved recipe, `data.path=...` where the data was moved.
-        changed: Go on although a data file is another one. It is then prepared as the run's own data was.
+        changed: Go on although a data file is another one; its features are standardised by its own training split.
 
     Returns:
         The dataset, and notes for a reader of the report.
@@ -146,8 +144,6 @@ def open_data(
         return open_recipe_data(recipe), notes
     different = record.check(recipe, str(folder.path), changed=changed)
     notes += [*record.values["changes"], *different]
-    if different and record.preparation is not None and isinstance(recipe.data.options.get("path"), Path):
-        return open_features(recipe.data, recipe.data.options["path"], preparation=record.preparation), notes
     return open_recipe_data(recipe), notes
 
 

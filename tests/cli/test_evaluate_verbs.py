@@ -66,7 +66,7 @@ def test_evaluate_report_predict(run: Path, capsys: pytest.CaptureFixture[str]) 
         (["evaluate", "RUN", "model.width=32"], 2, "changes what was trained"),
         (["report", "nowhere"], 2, "there is no run 'nowhere'"),
         (["predict", "RUN", "missing.npz"], 3, "missing.npz"),
-        (["predict", "RUN", "missing.npz", "--seed", "9"], 2, "has no seed 9"),
+        (["predict", "RUN", "missing.npz", "--seed", "9"], 2, "has no trained seed 9"),
     ],
 )
 def test_bad_input(run: Path, capsys: pytest.CaptureFixture[str], line: list[str], code: int, text: str) -> None:

@@ -13,7 +13,7 @@ from mmrobust.contracts import Task
 from mmrobust.data import save_arrays
 from mmrobust.errors import DataError, UsageError
 from mmrobust.inference.predict import predict
-from mmrobust.training import RunFolder, load_trained, train
+from mmrobust.training import RunFolder, load_trained, open_data, train
 from mmrobust.training.loop import predict_split
 
 KINDS = {
@@ -54,8 +54,8 @@ def test_new_features_without_labels(trained: tuple[Task, RunFolder], tmp_path: 
     task, run = trained
     new = tmp_path / "new.npz"
     np.savez(new, **table(task, 24, 2, labels=False))  # type: ignore[arg-type]
-    result = predict(run, new, seed=2, out=tmp_path / "said.csv")
-    built = load_trained(run, 2)
+    result = predict(run, new, seeds=2, out=tmp_path / "said.csv")
+    built = load_trained(run, 2, dataset=open_data(run)[0])
     expected = predict_split(built.model, built.dataset.splits["test"], 64).double()
     with (tmp_path / "said.csv").open(newline="") as file:
         header, *rows = list(csv.reader(file))
@@ -69,7 +69,8 @@ def test_new_features_without_labels(trained: tuple[Task, RunFolder], tmp_path: 
         assert header == ["id", "prediction", *(f"p_{name}" for name in task.names)]
         p = torch.softmax(expected, -1)
         assert torch.allclose(torch.tensor([[float(x) for x in row[1:]] for row in cells]).double(), p, atol=1e-5)
-        assert [row[0] for row in cells] == [task.names[k] for k in p.argmax(-1).tolist()]
+        safe = ["calm", 'a "b", c', "'=1+1"]  # what a spreadsheet would take for a formula is text
+        assert [row[0] for row in cells] == [safe[k] for k in p.argmax(-1).tolist()]
     else:
         assert header == ["id", "happy", "p_happy", "sad", "p_sad"]
         p = torch.softmax(expected.unflatten(-1, (2, 2)), -1)[..., 1]
@@ -84,12 +85,54 @@ def test_where_it_goes_and_whose_model(trained: tuple[Task, RunFolder], tmp_path
     np.savez(new, **table(task, 5, 9, labels=False))  # type: ignore[arg-type]
     result = predict(run, new)
     assert result.path == run.predictions / "more clips.csv" and result.path.is_file()
-    assert result.seed in (1, 2) and f"seed {result.seed}" in str(result)
+    assert result.seeds in ((1,), (2,))
+    assert f"by the model of seed {result.seeds[0]}, the best on the validation split of 2 seeds)" in str(result)
     assert len(result.to_dict()["predictions"]) == 5
     # Several splits in one file are told apart.
     save_arrays(tmp_path / "two.npz", {"train": table(task, 4, 1), "test": table(task, 3, 2)}, task=task)
     both = predict(run, tmp_path / "two.npz", out=tmp_path / "two.csv")
     assert both.header[:2] == ("id", "split") and [row[1] for row in both.rows] == ["train"] * 4 + ["test"] * 3
+
+
+def test_all_seeds_together_give_the_mean(trained: tuple[Task, RunFolder], tmp_path: Path) -> None:
+    task, run = trained
+    new = tmp_path / "new.npz"
+    np.savez(new, **table(task, 5, 9, labels=False))  # type: ignore[arg-type]
+    both, one, two = (predict(run, new, seeds=s, out=tmp_path / f"{s}.csv") for s in ("all", "1", 2))
+    assert both.seeds == (1, 2) and "by the mean of the models of seeds 1, 2)" in str(both)
+    numbers = lambda result: torch.tensor([[x for x in row if isinstance(x, float)] for row in result.rows])
+    assert torch.allclose(numbers(both), (numbers(one) + numbers(two)) / 2)
+    with pytest.raises(UsageError, match="seeds 'every': give best, all, or one of 1, 2"):
+        predict(run, new, seeds="every")
+
+
+def test_a_run_predicts_without_its_training_file(trained: tuple[Task, RunFolder], tmp_path: Path) -> None:
+    """Nothing of the training data is read: the run has recorded what new features need."""
+    task, run = trained
+    new = tmp_path / "new.npz"
+    np.savez(new, **table(task, 5, 9, labels=False))  # type: ignore[arg-type]
+    before = predict(run, new, out=tmp_path / "before.csv").rows
+    data, aside = run.path.parent / "data.npz", run.path.parent / "aside.npz"
+    data.rename(aside)
+    try:
+        assert predict(run, new, out=tmp_path / "after.csv").rows == before
+        assert load_trained(run).model is not None
+        data.write_bytes(b"another file")
+        other = predict(run, new, out=tmp_path / "other.csv")
+        assert other.rows == before and "is not the file that" in " ".join(other.notes)
+    finally:
+        aside.replace(data)
+
+
+def test_a_file_is_replaced_only_by_force(trained: tuple[Task, RunFolder], tmp_path: Path) -> None:
+    task, run = trained
+    new, out = tmp_path / "new.npz", tmp_path / "mine.csv"
+    np.savez(new, **table(task, 5, 9, labels=False))  # type: ignore[arg-type]
+    out.write_text("mine")
+    with pytest.raises(UsageError, match=r"mine\.csv exists; name another file, or replace it with --force"):
+        predict(run, new, out=out)
+    assert out.read_text() == "mine"
+    assert predict(run, new, out=out, force=True).path == out and out.read_text().startswith("id,")
 
 
 def test_features_that_do_not_fit(trained: tuple[Task, RunFolder], tmp_path: Path) -> None:
@@ -103,12 +146,14 @@ def test_features_that_do_not_fit(trained: tuple[Task, RunFolder], tmp_path: Pat
     np.savez(tmp_path / "one.npz", **{k: v for k, v in keys.items() if k != "video"})  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no modality 'video'"):
         predict(run, tmp_path / "one.npz")
-    with pytest.raises(UsageError, match="no seed 7"):
-        predict(run, tmp_path / "one.npz", seed=7)
+    with pytest.raises(UsageError, match="no trained seed 7; it has 1, 2"):
+        predict(run, tmp_path / "one.npz", seeds=7)
     with pytest.raises(UsageError, match="changes what was trained"):
         predict(run, tmp_path / "one.npz", overrides=["model.width=8"])
 
 
-def test_data_that_no_file_holds(run: RunFolder, tmp_path: Path) -> None:
+def test_data_that_no_file_holds(tmp_path: Path) -> None:
+    small = ["data.train=16", "data.valid=8", "data.test=8", "data.length=6", "model.width=16", "train.epochs=1"]
+    run = train("normtr", small, out=tmp_path / "run", quiet=True).folder
     with pytest.raises(DataError, match="not read from files"):
         predict(run, tmp_path / "new.npz")
