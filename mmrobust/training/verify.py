@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,13 @@ def problems(run: RunFolder) -> list[str]:
 def _looks(run: RunFolder, listed: list[str]) -> Iterator[Callable[[], Any]]:
     """A look at each file, which raises what is wrong with it."""
     for name in listed:
-        yield lambda name=name: _listed(run, run.path / name)
+        yield partial(_listed, run, run.path / name)
     yield run.read_metrics
-    yield lambda: _predictions(run)
+    yield partial(_predictions, run)
     for seed in run.seeds:
         checkpoints = Checkpoints(run.seed(seed))
         for epoch in checkpoints.epochs:
-            yield lambda path=checkpoints.path(epoch): read(path)
+            yield partial(read, checkpoints.path(epoch))
 
 
 def _listed(run: RunFolder, path: Path) -> None:
