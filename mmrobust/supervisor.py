@@ -453,10 +453,8 @@ def _run_child() -> int:
     link._post({"ready": True})
     try:
         work(link, *arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # `InterruptedRun` is one
         return InterruptedRun.exit_code
-    except InterruptedRun as error:
-        return error.exit_code
     except MmrobustError as error:
         link._post({"error": pack_error(error)})
         return error.exit_code

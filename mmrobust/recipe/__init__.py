@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmrobust.recipe.checker import misnamed
 from mmrobust.recipe.compose import Overrides, find, shipped, shipped_folder
 from mmrobust.recipe.loading import as_recipe, load
 from mmrobust.recipe.paper import Cited
@@ -22,6 +23,7 @@ __all__ = [
     "as_recipe",
     "find",
     "load",
+    "misnamed",
     "shipped",
     "shipped_folder",
 ]

@@ -274,7 +274,7 @@ def open_study(ref: str | os.PathLike[str], runs: str | os.PathLike[str]) -> Stu
         if told["format"] != FORMAT:
             raise MmrobustError(f"{path / 'study.json'} has format {told['format']}; this version reads {FORMAT}")
         if told["reference"] not in told["variants"] or not all(
-            recipes.NAME.fullmatch(name) and {"state", "error", "missing", "parameters"} <= found.keys()
+            recipes.misnamed(name) is None and {"state", "error", "missing", "parameters"} <= found.keys()
             for name, found in told["variants"].items()
         ):
             raise ValueError
