@@ -84,7 +84,7 @@ def examine() -> dict[str, Any]:
     attention = _attention(warnings, errors) if "torch threads" in machine else {}
     for name, version in libraries.items():
         if version == "not installed" and name not in ("timm",):
-            errors.append(f"{name} is not installed; 'pip install mmrobust' brings it")
+            errors.append(f"{name} is not installed; 'pip install {name}' brings it")
     plugins = _plugins(warnings, errors)
     groups = {"installation": here, "libraries": libraries, "machine": machine, "attention": attention}
     groups["plugins"] = plugins

@@ -453,7 +453,9 @@ class Checker:
                 self.absent.add(name)
             if plugin is None:
                 self.report(
-                    inner.where, f"this recipe needs {name}, which is not installed; 'pip install {name}' brings it"
+                    inner.where,
+                    f"this recipe needs {name}, which is not installed; install its folder or wheel, as in "
+                    f"'pip install --no-deps ./plugins/{name}'",
                 )
             elif plugin.state != "ok":
                 why = "turned off" if plugin.state == "off" else f"quarantined: {plugin.cause}"

@@ -238,7 +238,7 @@ def test_timm_without_timm_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     backends._timm_missing.cache_clear()
     module.choice._insist.cache_clear()
     try:
-        with pytest.raises(Unusable, match=r"nms does not exist\); pip install 'mmrobust\[timm\]'; use auto, manual"):
+        with pytest.raises(Unusable, match=r"nms does not exist\); pip install timm; use auto, manual"):
             resolve("timm", Case("cpu", queries=3, keys=3))
     finally:
         backends._timm_missing.cache_clear()

@@ -474,7 +474,7 @@ def test_needs_tells_once_what_to_install(folder: Path) -> None:
     text = "needs: [mmrobust-nobody]\nmodel: {fusion: {use: theirs, depth: 2}, head: {use: theirs}, width: wide}\n"
     assert errors(child(text)) == [
         "child.yaml:3:9: error: this recipe needs mmrobust-nobody, which is not installed; "
-        "'pip install mmrobust-nobody' brings it",
+        "install its folder or wheel, as in 'pip install --no-deps ./plugins/mmrobust-nobody'",
         "child.yaml:4:70: error: model.width has to be a whole number, not 'wide'",
     ]
 

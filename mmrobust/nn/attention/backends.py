@@ -259,7 +259,7 @@ def _timm_missing() -> str | None:
         from timm.layers import Attention  # noqa: F401  # pyright: ignore
     except (ImportError, RuntimeError, OSError) as error:  # timm imports torchvision, which fails in many ways
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"timm cannot be imported ({cause}); pip install 'mmrobust[timm]'"
+        return f"timm cannot be imported ({cause}); pip install timm"
     return None
 
 

@@ -42,7 +42,7 @@ class ViT(Fusion):
     other, but for padding; the class token after the last block is what comes out, `b 1 d`. The NORM-TR paper says no
     more than "ViT"; that it reads the same features as NORM-TR's fusion is the natural reading.
 
-    timm is needed: `pip install "mmrobust-baselines[timm]"`. Between timm's projections runs the recipe's attention
+    timm is needed: `pip install timm`. Between timm's projections runs the recipe's attention
     backend; with `attention: timm` that is timm's own layer, and `TIMM_FUSED_ATTN` switches its fused path.
 
     Args:
@@ -68,7 +68,7 @@ class ViT(Fusion):
         except (ImportError, RuntimeError, OSError) as error:  # timm imports torchvision, which fails in many ways
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise OptionError(
-                "use", f"needs timm, which cannot be imported ({why}); pip install 'mmrobust-baselines[timm]'"
+                "use", f"needs timm, which cannot be imported ({why}); pip install timm"
             ) from error
         self.keys = tuple(shapes)
         self.token = nn.Parameter(torch.empty(1, 1, width))

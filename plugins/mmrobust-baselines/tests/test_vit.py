@@ -27,7 +27,7 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(OptionError, match=r"torchvision::nms.*pip install 'mmrobust-baselines\[timm\]'"):
+    with pytest.raises(OptionError, match=r"torchvision::nms.*pip install timm"):
         ViT(context(SHAPES), heads=2)
 
 
