@@ -1,4 +1,4 @@
-"""Small made-up surroundings for one component: what the house would tell it, and what would flow into it."""
+"""Small surroundings for one component: the context that it is built with, and random input."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from mmrobust.contracts import (
     Task,
 )
 from mmrobust.model.assemble import part_builder
-from mmrobust.model.learning import run_views
 from mmrobust.model.model import Model
 
-#: Not text, audio and video: a component that knows those names is found out.
+#: Not text, audio and video: a component that knows those names fails here.
 NAMES = ("speech", "face", "words", "pulse", "gaze", "breath", "skin", "heart")
 LENGTH = 6
 UNEQUAL = (6, 3, 8, 5)
@@ -71,17 +70,18 @@ class Surroundings:
     task: Literal["regression", "classification", "multilabel"] = "regression"
 
     def __str__(self) -> str:
-        said = [f"{self.modalities} modalities", self.task]
-        said += ["unequal lengths"] if self.unequal else []
-        said += [] if self.widths == "equal" else [f"widths that differ between {self.widths}"]
-        said += {
-            "both": [],
-            "other": ["generic features under the key 'common'"],
-        }.get(self.sides, [f"{self.sides} features only"])
-        said += ["streams of one step"] if self.pooled else []
-        said += ["a fused stream as wide as the prediction"] if self.narrow else []
-        said += ["aligned and timed"] if self.aligned else []
-        return ", ".join(said)
+        words = {
+            f"{self.modalities} modalities": True,
+            self.task: True,
+            "unequal lengths": self.unequal,
+            f"widths that differ between {self.widths}": self.widths != "equal",
+            f"{self.sides} features only": self.sides in ("generic", "specific"),
+            "generic features under the key 'common'": self.sides == "other",
+            "streams of one step": self.pooled,
+            "a fused stream as wide as the prediction": self.narrow,
+            "aligned and timed": self.aligned,
+        }
+        return ", ".join(text for text, holds in words.items() if holds)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,11 +116,11 @@ class Surroundings:
 
     @property
     def fused(self) -> Shape:
-        """What comes out of the fusion."""
+        """The shape of the fused stream."""
         return Shape(TASKS[self.task].outputs if self.narrow else WIDTH, 1 if self.pooled else LENGTH)
 
     def context(self, kind: str) -> Context:
-        """What the house tells a component of this kind."""
+        """The context of a component of this kind."""
         order = ("encoder", "extractor", "fusion", "head")
         stage = next((i for i, name in enumerate(order) if kind.endswith(name)), len(order))
         shapes = self.stages
@@ -143,7 +143,7 @@ class Surroundings:
         return replace(context, outputs=3) if kind == "discriminator" else context
 
     def inputs(self, kind: str, count: int = 6, seed: int = 0) -> Inputs:
-        """What flows into a component of this kind: dicts of streams, by the name of its argument."""
+        """Random input for a component of this kind: dicts of streams, by the name of its argument."""
         shapes = self.stages
         groups: dict[str, Mapping[str, Shape]]
         match kind:
@@ -168,14 +168,10 @@ class Surroundings:
         # One sample in three is whole; the others are padded, each modality differently.
         sizes = torch.tensor([steps - (i + place) % 3 for i in range(count)]).clamp(min=1)
         times = None
-        if self.timed_key(key):
+        if self.aligned and key in NAMES:
             start = torch.arange(steps, dtype=torch.float32).expand(count, steps)
             times = torch.stack([start, start + 1], -1)
         return Stream(x, torch.arange(steps) < sizes.unsqueeze(1), times).zeroed()
-
-    def timed_key(self, key: str) -> bool:
-        """Whether a stream carries times."""
-        return self.aligned and key in NAMES
 
     @cache  # noqa: B019 (small, and random numbers must not be drawn anew under vmap)
     def label(self, count: int) -> Tensor:
@@ -189,54 +185,40 @@ class Surroundings:
         return torch.randint(2, (count, task.outputs // 2), generator=generator)
 
 
-class _Encoder(Encoder):
-    def __init__(self, shapes: Mapping[str, Shape], raw: Mapping[str, Shape]) -> None:
+class _Layers(Encoder, GenericExtractor, SpecificExtractor):
+    """A linear layer and a tanh for each stream; one that has no namesake in the input is a mean of the first."""
+
+    def __init__(self, shapes: Mapping[str, Shape], given: Mapping[str, Shape]) -> None:
         nn.Module.__init__(self)
         self.shapes = dict(shapes)
-        self.layers = nn.ModuleDict({m: nn.Linear(raw[m].width, s.width) for m, s in shapes.items()})
-
-    def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
-        out = {m: stream.map(self.layers[m]).map(torch.tanh) for m, stream in streams.items()}
-        return {m: Stream.pooled(s.mean()) if self.shapes[m].length == 1 else s for m, s in out.items()}
-
-
-class _Extractor(GenericExtractor, SpecificExtractor):
-    def __init__(self, shapes: Mapping[str, Shape], encoded: Mapping[str, Shape]) -> None:
-        nn.Module.__init__(self)
-        self.shapes = dict(shapes)
+        self.source = {key: key if key in given else next(iter(given)) for key in shapes}
         self.layers = nn.ModuleDict(
-            {key: nn.Linear(encoded.get(key, next(iter(encoded.values()))).width, s.width) for key, s in shapes.items()}
+            {key: nn.Linear(given[self.source[key]].width, s.width) for key, s in shapes.items()}
         )
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
-        out = {}
-        for key in self.shapes:
-            if key in streams:
-                out[key] = streams[key].map(self.layers[key]).map(torch.tanh)
-            else:
-                out[key] = Stream.pooled(torch.tanh(self.layers[key](streams[NAMES[0]].mean())))
-        return out
+        out = {key: streams[source].map(self.layers[key]).map(torch.tanh) for key, source in self.source.items()}
+        return {key: Stream.pooled(s.mean()) if self.shapes[key].length == 1 else s for key, s in out.items()}
 
 
 class _Fusion(Fusion):
+    """The sum of a linear layer of each stream's mean."""
+
     def __init__(self, shape: Shape, generic: Mapping[str, Shape], specific: Mapping[str, Shape]) -> None:
         nn.Module.__init__(self)
         self.shape = shape
-        self.layers = nn.ModuleDict(
-            {
-                f"{side}_{key}": nn.Linear(s.width, shape.width)
-                for side, shapes in (("generic", generic), ("specific", specific))
-                for key, s in shapes.items()
-            }
-        )
+        self.generic = nn.ModuleDict({key: nn.Linear(s.width, shape.width) for key, s in generic.items()})
+        self.specific = nn.ModuleDict({key: nn.Linear(s.width, shape.width) for key, s in specific.items()})
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
-        sides = (("generic", generic), ("specific", specific))
-        means = [self.layers[f"{side}_{key}"](s.mean()) for side, streams in sides for key, s in streams.items()]
+        means = [layer(generic[key].mean()) for key, layer in self.generic.items()]
+        means += [layer(specific[key].mean()) for key, layer in self.specific.items()]
         return Stream.pooled(torch.stack(means).sum(0))
 
 
 class _Head(Head):
+    """A linear layer of the mean."""
+
     def __init__(self, shape: Shape, outputs: int) -> None:
         nn.Module.__init__(self)
         self.linear = nn.Linear(shape.width, outputs)
@@ -254,13 +236,13 @@ def model_around(around: Surroundings, beside: Mapping[str, Part[Any]]) -> Model
     """
     context = around.context("objective")
 
-    def real(slot: str, base: type[Any], told: Context) -> Any:
-        return part_builder(base, beside[slot], told) if slot in beside else None
+    def real(slot: str, base: type[Any], context: Context) -> Any:
+        return part_builder(base, beside[slot], context) if slot in beside else None
 
-    encoder = real("encoder", Encoder, context) or _Encoder(context.encoded, context.features)
+    encoder = real("encoder", Encoder, context) or _Layers(context.encoded, context.features)
     context = replace(context, encoded=encoder.shapes)
-    generic = real("generic_extractor", GenericExtractor, context) or _Extractor(context.generic, context.encoded)
-    specific = real("specific_extractor", SpecificExtractor, context) or _Extractor(context.specific, context.encoded)
+    generic = real("generic_extractor", GenericExtractor, context) or _Layers(context.generic, context.encoded)
+    specific = real("specific_extractor", SpecificExtractor, context) or _Layers(context.specific, context.encoded)
     context = replace(context, generic=generic.shapes, specific=specific.shapes)
     fusion = real("fusion", Fusion, context) or _Fusion(Shape(WIDTH, 1), context.generic, context.specific)
     context = replace(context, fused=fusion.shape, input=fusion.shape)
@@ -269,7 +251,7 @@ def model_around(around: Surroundings, beside: Mapping[str, Part[Any]]) -> Model
 
 
 def context_of(around: Surroundings, model: Model) -> Context:
-    """What the house tells an objective beside this model."""
+    """The context of an objective beside this model."""
     parts = model.parts
     fused: Shape = parts["fusion"].shape  # type: ignore[assignment]
     return replace(
@@ -309,7 +291,7 @@ def views_of(
         erased[m] = stream.mask & (rank < limit.round())
         noisy[m] = replace(stream, x=stream.x.masked_fill(erased[m].unsqueeze(-1), 0))
     batches = {"here": clean.noisy(noisy, erased)} | {name: clean for name in reads if name != "here"}
-    views = run_views(model, batches)
+    views = {name: replace(model(batch.features), batch=batch) for name, batch in batches.items()}
 
     def ordered(streams: Streams) -> Streams:  # as the features came: the model itself restores the recipe's order
         keys = [m for m in features if m in streams]
