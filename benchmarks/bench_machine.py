@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.alternate import Gemm, fewer
 from mmrobust.accel.linear import Library, unoffered
-from mmrobust.training.loop import slow_precision
+from mmrobust.training.device import slow_precision
 
 
 @pytest.mark.benchmark(group="machine")

@@ -17,10 +17,9 @@ import torch
 from benchmarks.alternate import Gemm, alternate, clock
 from benchmarks.sizes import SIZES, MadeUp
 from mmrobust import recipe as recipes
+from mmrobust.benchmark import Steps
 from mmrobust.contracts.randomness import generator
 from mmrobust.model.assemble import build
-from mmrobust.training import RunFolder
-from mmrobust.training.loop import Trainer
 
 PEERS = {row["model"]: row for row in csv.DictReader((Path(__file__).parent / "peers.csv").open(encoding="utf-8"))}
 SECONDS = 6.0  # of each model; enough steps for a mean, an epoch of the slow ones would take minutes
@@ -39,19 +38,9 @@ def bench_peer(benchmark, model: str, mosi: MadeUp, tmp_path: Path) -> None:
     size = int(told["batch"])
     changes = [f"train.batch_size={size}", "train.epochs=10", *told["overrides"].split()]
     built = build(recipes.load(f"peers/{model}", changes), dataset=mosi)
-    trainer = Trainer(built, RunFolder(tmp_path), 1, torch.device("cpu"), lambda text: None)
-    trainer.model.train()
-    trainer.learning.train()
-    noise = generator(1, "noise")
     order = torch.randperm(len(mosi.splits["train"]), generator=generator(1, "order"))
     batches = order[: len(order) // size * size].split(size)
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        trainer.step(done, batches[done % len(batches)], noise)
-        done += 1
-
+    step = Steps(built, tmp_path, torch.device("cpu"), batches=batches).step
     step()
     started = clock()
     step()

@@ -20,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import naive
 from benchmarks.alternate import Gemm, alternate, in_gemm
 from benchmarks.sizes import naive_of, ours, samples
+from mmrobust.benchmark import Steps
 from mmrobust.contracts.randomness import generator
 from mmrobust.nn import linear
-from mmrobust.training import RunFolder
-from mmrobust.training.loop import Trainer, slow_precision
+from mmrobust.training.device import slow_precision
+from mmrobust.training.loop import train_epoch
 
 CPU = torch.device("cpu")
 #: Changes of the recipe; softmax over 1050 tokens keeps 13 GiB for a step of 16 samples, so MOSEI has 4.
@@ -37,7 +38,7 @@ CASES = [
 
 
 class Pair:
-    """Our trainer and the naive one, at the same weights, on the same data, each going on from step to step."""
+    """Our step and the naive one, at the same weights, on the same data, each going on from step to step."""
 
     def __init__(self, size: str, folder: Path, precision: str = "fp32") -> None:
         built = ours(size, [*SETTINGS[size], f"train.precision={precision}"])
@@ -46,20 +47,14 @@ class Pair:
         self.optimizer = naive.adamw(self.naive)
         self.loader = naive.loader(samples(built.dataset.splits["train"]), batch_size, shuffle=True)
         self.feed = _endless(self.loader)
-        self.trainer = Trainer(built, RunFolder(folder), 1, CPU, lambda text: None)
-        self.trainer.model.train()
-        self.trainer.learning.train()
-        self.order = torch.randperm(len(built.dataset.splits["train"]), generator=generator(1, "order"))
-        self.batches = self.order[: len(self.order) // batch_size * batch_size].split(batch_size)
-        self.noise = generator(1, "noise")
-        self.done = 0
+        order = torch.randperm(len(built.dataset.splits["train"]), generator=generator(1, "order"))
+        self.steps = Steps(built, folder, CPU, batches=order[: len(order) // batch_size * batch_size].split(batch_size))
 
     def naive_step(self) -> None:
         naive.step(self.naive, self.optimizer, next(self.feed))
 
     def step(self) -> None:
-        self.trainer.step(self.done, self.batches[self.done % len(self.batches)], self.noise)
-        self.done += 1
+        self.steps.step()
 
     def step_of_torch(self) -> None:
         with linear.use_gemm("torch"):
@@ -67,8 +62,7 @@ class Pair:
 
     def feeding(self) -> None:
         """The part of `step` that fetches samples and makes their noisy views."""
-        index = self.batches[self.done % len(self.batches)]
-        self.trainer.learning.draw(self.trainer.train.batch(index), self.noise)
+        self.steps.feeding()
 
     def flops(self) -> float:
         """Multiplications and additions of the naive step's matrix products, forward and backward."""
@@ -101,11 +95,11 @@ def bench_step(benchmark, size: str, threads: int, precision: str, tmp_path: Pat
     if onednn is not None:
         info["of_onednn"] = in_gemm(benchmark, flops, onednn, "onednn")
     info.update(
-        size=size, threads=threads, precision=precision, batch_size=len(pair.batches[0]), gflop=flops / 1e9,
+        size=size, threads=threads, precision=precision, batch_size=len(pair.steps.batches[0]), gflop=flops / 1e9,
         gemm_gflops=gemm.flops / info["gemm"]["seconds"] / 1e9, of_gemm=in_gemm(benchmark, flops, gemm),
         of_gemm_naive=in_gemm(benchmark, flops, gemm) / info["naive"]["ratio"]["median"],
         feeding_share=info["feeding"]["ratio"]["median"],
-        samples_per_second=len(pair.batches[0]) / benchmark.stats["median"],
+        samples_per_second=len(pair.steps.batches[0]) / benchmark.stats["median"],
     )  # fmt: skip
 
 
@@ -117,5 +111,5 @@ def bench_epoch(benchmark, size: str, tmp_path: Path) -> None:
     pair = Pair(size, tmp_path)
     rounds = {"mosi": 1, "rml": 5}[size]
     others = {"naive": lambda: naive.epoch(pair.naive, pair.optimizer, pair.loader)}
-    alternate(benchmark, lambda: pair.trainer.epoch(lambda step, loss: None), others, rounds, warmup=0)
-    benchmark.extra_info.update(size=size, samples=len(pair.order), steps=len(pair.loader))
+    alternate(benchmark, lambda: train_epoch(pair.steps.mover, [pair.steps.seed]), others, rounds, warmup=0)
+    benchmark.extra_info.update(size=size, samples=len(pair.steps.seed.train), steps=len(pair.loader))

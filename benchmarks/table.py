@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mmrobust.training.loop import slow_precision
+from mmrobust.training.device import slow_precision
 
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- benchmarks: written by benchmarks/table.py -->", "<!-- end of benchmarks -->"

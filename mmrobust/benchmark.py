@@ -5,43 +5,40 @@ What is compared takes turns in rounds, so that whatever else the machine does h
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
-from itertools import count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mmrobust import recipe as recipes
 from mmrobust.accel.linear import explain_gemm, linear
-from mmrobust.contracts.randomness import generator
 from mmrobust.errors import InterruptedRun, MmrobustError, UsageError
 from mmrobust.model.assemble import Built, build, make_noise, open_data
 from mmrobust.nn.attention import BACKENDS, explain, use_attention, watch
 from mmrobust.robustness.sweep import Grid, restrict, sweep
-from mmrobust.training import Meter, RunFolder, Trainer, choose_device
-from mmrobust.training.loop import slow_precision
+from mmrobust.supervisor import Child, Ended, Link, Supervisor
+from mmrobust.training import Meter, RunFolder, Seed, choose_device
+from mmrobust.training.device import slow_precision
+from mmrobust.training.loop import take
 from mmrobust.training.processes import only_here
 from mmrobust.training.progress import duration
 
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
 
-__all__ = ["Bench", "bench"]
+__all__ = ["Bench", "Steps", "bench", "take_turns"]
 
 _MOST = 200  # rounds of one measurement
 _SAMPLES = 64  # of a split, in the sweep that is tried
 _WARM = 40  # steps before steps are counted, at most
-_CHILD = "from mmrobust.benchmark import child; child()"
+_CHILD = "mmrobust.benchmark:measure_steps"
 _WAIT = 300.0  # seconds for a process to start and open its data
 
 Run = Callable[[], object]
@@ -125,14 +122,14 @@ class Bench:
             ("the training", f"{duration(self.training)}, seeds one after the other"),
         ]
         if self.sweep is not None:
-            told = f"{duration(self.sweep)} a seed ({self.passes} passes; from {self.sweep_samples} samples)"
-            rows.append(("the sweep", told))
+            text = f"{duration(self.sweep)} a seed ({self.passes} passes; from {self.sweep_samples} samples)"
+            rows.append(("the sweep", text))
         rows += [("attention" if i == 0 else "", line) for i, line in enumerate(self.attention)]
         rows += [(f"  with {name}", f"{ratio:.2f} times the step") for name, ratio in self.backends.items()]
         rows += [("linear layers", self.gemm)] if self.gemm else []
         if self.seeds is not None:
-            told = f"{self.seeds:.2f} times the seed-steps a second of one process with {self.threads} threads"
-            rows.append((f"{self.processes} seeds at a time", told))
+            text = f"{self.seeds:.2f} times the seed-steps a second of one process with {self.threads} threads"
+            rows.append((f"{self.processes} seeds at a time", text))
         rows += [("note", note) for note in self.notes]
         width = max(len(name) for name, _ in rows)
         head = (
@@ -196,7 +193,7 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
     stage(1, "training steps")
     if slow := slow_precision(recipe.train.precision, device):
         notes.append(slow)
-    steps = _Steps(built, folder, device, notes.append)
+    steps = Steps(built, folder, device, notes.append)
     gemm = _Gemm(device)
     with watch() as cases:
         steps.step()
@@ -238,8 +235,8 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
         rounds=len(times["step"]),
         batch_size=len(steps.batches[0]),
         feeding=_ratio(times["feeding"], times["step"]),
-        epoch=step * steps.trainer.steps_each,
-        training=step * steps.trainer.steps * len(train.seeds),
+        epoch=step * steps.seed.steps_each,
+        training=step * steps.seed.steps * len(train.seeds),
         sweep=whole,
         sweep_samples=samples,
         passes=passes,
@@ -252,23 +249,38 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
     )
 
 
-class _Steps:
-    """Training steps of a built recipe, one after the other, and the feeding of a step alone."""
+class Steps:
+    """Training steps of a built recipe, one after the other, and the feeding of a step alone.
 
-    def __init__(self, built: Built, folder: Path, device: torch.device, tell: Callable[[str], None]) -> None:
-        seed = built.recipe.train.seeds[0]
-        self.trainer = Trainer(built, RunFolder(folder), seed, device, tell)
-        self.trainer.model.train()
-        self.trainer.learning.train()
-        order = torch.randperm(len(self.trainer.train), generator=generator(seed, "order", 1)).to(device)
-        self.batches = order.tensor_split(self.trainer.steps_each)
-        self.noise = generator(seed, "noise", 1, device=device)
-        self.number = count()
+    Args:
+        built: The recipe, built for its first seed.
+        folder: An empty folder.
+        device: Where to train.
+        log: Gets a line on what the user should know.
+        batches: The samples of each step, again and again; None for those of the first epoch.
+    """
+
+    def __init__(
+        self,
+        built: Built,
+        folder: Path,
+        device: torch.device,
+        log: Callable[[str], None] = lambda text: None,
+        batches: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.seed = Seed(built, RunFolder(folder), built.recipe.train.seeds[0], device)
+        self.mover = take([self.seed], log)
+        epoch = self.seed.begin()
+        self.batches = epoch.batches if batches is None else batches
+        self.mover.trained.train()
 
     def step(self) -> None:
-        number = next(self.number)
+        """One step, with its feeding and noise."""
+        state = self.seed.state
         # Schedules end; a step costs the same wherever in the training it is.
-        self.trainer.step(number % self.trainer.steps, self.batches[number % len(self.batches)], self.noise)
+        state.step = (state.step + 1) % self.seed.steps
+        self.mover.set_rate(self.seed.rate())
+        self.mover([self.seed.draw(self.batches[state.step % len(self.batches)])], self.seed.progress())
 
     def warm_up(self, seconds: float) -> None:
         """Some steps that are not counted: the first ones meet kernels that are not made yet (docs/speed.md)."""
@@ -279,7 +291,8 @@ class _Steps:
             self.step()
 
     def feeding(self) -> None:
-        self.trainer.learning.draw(self.trainer.train.batch(self.batches[0]), self.noise)
+        """The part of a step that fetches samples and makes their noisy views."""
+        self.seed.draw(self.batches[0])
 
 
 class _Gemm:
@@ -338,7 +351,7 @@ def _backends(cases: Sequence[Any]) -> tuple[list[str], dict[str, str]]:
     return usable, left_out
 
 
-def _compare(steps: _Steps, backends: Sequence[str], seconds: float, device: torch.device) -> dict[str, float]:
+def _compare(steps: Steps, backends: Sequence[str], seconds: float, device: torch.device) -> dict[str, float]:
     def under(name: str) -> Run:
         def run() -> None:
             with use_attention(name):
@@ -380,65 +393,52 @@ def _sweep(built: Built, device: torch.device) -> tuple[float | None, int, int]:
     return seconds * grid.cells / tried.cells * len(split) / samples, samples, grid.cells
 
 
-def _processes(
-    recipe: Recipe, workers: int, seconds: float, folder: Path, steps: _Steps, device: torch.device
-) -> float:
+def _processes(recipe: Recipe, workers: int, seconds: float, folder: Path, steps: Steps, device: torch.device) -> float:
     """Seed-steps a second of `workers` processes of one thread each over those of this process with all threads."""
     file = folder / "resolved.yaml"
     file.write_text(recipe.to_yaml(), encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    order = json.dumps({"recipe": str(file), "seconds": seconds})
-    children: list[subprocess.Popen[str]] = []
-    try:
+    with Supervisor() as supervisor:
         for _ in range(workers):
-            children.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", _CHILD, order],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-                )
-            )  # fmt: skip
-        for child in children:
-            _line(child)
+            supervisor.start(_CHILD, str(file), seconds, name="a process that measures seeds", threads=1)
+        ready = [_next(supervisor) for _ in range(workers)]
         alone = statistics.median(take_turns({"step": steps.step}, seconds / 2, device)["step"])
-        for child in children:
-            print("go", file=_pipe(child.stdin), flush=True)
-        together = [float(_line(child)) for child in children]
-        for child in children:  # which still take time while they end
-            child.communicate()
+        for child, _ in ready:
+            child.send("go")
+        together = [float(_next(supervisor)[1]) for _ in range(workers)]
+        for child, _ in ready:
+            child.finish()
+        while supervisor.children:  # which still take time while they end
+            supervisor.receive(timeout=1.0)
         again = statistics.median(take_turns({"step": steps.step}, seconds / 2, device)["step"])
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
     return sum(1 / median for median in together) * (alone + again) / 2
 
 
-def _line(child: subprocess.Popen[str]) -> str:
-    line = _pipe(child.stdout).readline()
-    if not line:
-        said = _pipe(child.stderr).read().strip().splitlines()
-        raise MmrobustError(f"a process that measures seeds ended: {said[-1] if said else 'it said nothing'}")
-    return line
+def _next(supervisor: Supervisor) -> tuple[Child, Any]:
+    """The next message of a child."""
+    received = supervisor.receive(timeout=_WAIT)
+    if received is None:
+        raise MmrobustError(f"a process that measures seeds has not answered for {_WAIT:.0f} s")
+    if isinstance(received[1], Ended):
+        raise received[1].error or MmrobustError("a process that measures seeds ended")
+    return received
 
 
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
+def measure_steps(link: Link, recipe: str, seconds: float) -> None:
+    """What a process of `_processes` does: says that it is ready, waits for a word, and sends the median of a step.
 
-
-def child() -> None:
-    """What a process of `_processes` does: says that it is ready, waits for a word, and tells the median of a step."""
-    order = json.loads(sys.argv[1])
-    out, sys.stdout = sys.stdout, sys.stderr
+    Args:
+        link: To the process that measures.
+        recipe: The resolved recipe.
+        seconds: How long to measure.
+    """
     torch.set_num_threads(1)
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as folder:
-        steps = _Steps(build(recipes.load(order["recipe"])), Path(folder), device, lambda text: None)
-        steps.warm_up(order["seconds"] / 2)
-        print("ready", file=out, flush=True)
-        if sys.stdin.readline():
-            times = take_turns({"step": steps.step}, order["seconds"], device)
-            print(statistics.median(times["step"]), file=out, flush=True)
+        steps = Steps(build(recipes.load(recipe)), Path(folder), device)
+        steps.warm_up(seconds / 2)
+        link.send("ready")
+        for _ in link:
+            link.send(statistics.median(take_turns({"step": steps.step}, seconds, device)["step"]))
 
 
 def _short(seconds: float) -> str:

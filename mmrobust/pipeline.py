@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmrobust import analysis
 from mmrobust.errors import InterruptedRun, MmrobustError
 from mmrobust.reports import report
 from mmrobust.robustness import evaluate
-from mmrobust.training import Run, RunFolder, train_seeds
-
-if TYPE_CHECKING:
-    from mmrobust.recipe import Recipe
+from mmrobust.training import Run, RunFolder, TrainingJob, takes, train_seeds
 
 __all__ = ["Finished", "analyze", "run"]
 
@@ -47,30 +42,9 @@ class Finished:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def run(
-    recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    runs: str | os.PathLike[str] = "runs",
-    out: str | os.PathLike[str] | None = None,
-    seeds: int | Sequence[int] | None = None,
-    resume: RunFolder | str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
-    changed_data: bool = False,
-    quiet: bool = False,
-) -> Finished:
+@takes(TrainingJob)
+def run(job: TrainingJob) -> Finished:
     """Builds, trains, evaluates and reports a recipe.
-
-    Args:
-        recipe: A loaded recipe, a path, or the bare name of a shipped one; None with `resume`.
-        overrides: Changes of it, `a.b.c=value` or `~a.b.c`.
-        runs: The folder of all runs.
-        out: The run's own folder, instead of a new one in `runs`.
-        seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
-        resume: A run to go on with: its folder, or a recipe's name for its latest.
-        jobs: How many seeds are trained at a time; see `mmrobust.train`.
-        changed_data: Go on although a data file is not the one that the run began on.
-        quiet: Show no progress.
 
     Raises:
         RecipeError: The recipe is wrong.
@@ -79,21 +53,10 @@ def run(
         InterruptedRun: Ctrl-C; the message says how to go on.
         WriteError: The disk is full, or the like; the message says how to go on.
     """
-    trained = train_seeds(
-        recipe,
-        overrides,
-        runs=runs,
-        out=out,
-        seeds=seeds,
-        resume=resume,
-        jobs=jobs,
-        changed_data=changed_data,
-        quiet=quiet,
-        verb="run",
-    )
+    trained = train_seeds(job, verb="run")
     go_on = f"go on with: mmrobust run --resume {shlex.quote(str(trained.folder.path))}"
     try:
-        evaluation = evaluate(trained.folder, changed_data=changed_data, quiet=quiet)
+        evaluation = evaluate(trained.folder, changed_data=job.changed_data, quiet=job.quiet)
         page = report(trained.folder)
     except KeyboardInterrupt as error:
         raise InterruptedRun(f"interrupted in the evaluation; the training is finished and saved; {go_on}") from error

@@ -430,6 +430,7 @@ class Link:
         with contextlib.suppress(OSError, ValueError):
             for line in sys.stdin:
                 self._inbox.put(json.loads(line))
+        self._inbox.put({"finish": True})
         if not self._working:  # nothing is begun that could be saved
             os._exit(InterruptedRun.exit_code)
         if hasattr(signal, "pthread_kill"):  # wakes the main thread from whatever it waits for
@@ -446,6 +447,7 @@ def _run_child() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been started where ctrl-C is ignored
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what others print must not be taken for a message
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     link = Link(channel)
     module, _, function = target.partition(":")
     work = getattr(importlib.import_module(module), function)

@@ -8,7 +8,7 @@ outside, so any component may draw it as it likes; dropout draws from CUDA's own
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +20,8 @@ from torch.utils import _pytree as pytree
 from mmrobust.contracts import Batch, Progress
 
 __all__ = ["Graphed"]
+
+Inputs = Sequence[Mapping[str, Batch]]  # the drawn views of each batch of a step
 
 _WARM = 3  # steps before a capture: kernels are chosen and the optimizer's state is made in them
 _MOST = 4  # sizes of a batch that are captured; an epoch has two
@@ -52,23 +54,23 @@ class Graphed:
         learn: One step; gives a tensor.
         forward: Its forward pass, which changes nothing.
         clear: Forgets the gradients of a step that broke off.
-        tell: Told why steps are not captured.
+        log: Gets a line on why steps are not captured.
     """
 
     def __init__(
         self,
-        learn: Callable[[Mapping[str, Batch], Progress], Tensor],
-        forward: Callable[[Mapping[str, Batch], Progress], object],
+        learn: Callable[[Inputs, Progress], Tensor],
+        forward: Callable[[Inputs, Progress], object],
         clear: Callable[[], None],
-        tell: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        self.learn, self.forward, self.clear, self.tell = learn, forward, clear, tell
+        self.learn, self.forward, self.clear, self.log = learn, forward, clear, log
         self.captures: dict[Any, _Capture] = {}
         self.off = False
         self._pool: Any = None
         self._stream: torch.cuda.Stream | None = None
 
-    def __call__(self, views: Mapping[str, Batch], progress: Progress) -> Tensor:
+    def __call__(self, views: Inputs, progress: Progress) -> Tensor:
         """One step, whichever way."""
         if self.off:
             return self.learn(views, progress)
@@ -97,7 +99,7 @@ class Graphed:
         one.graph.replay()
         return one.values.clone()
 
-    def _beside(self, views: Mapping[str, Batch], progress: Progress) -> Tensor:
+    def _beside(self, views: Inputs, progress: Progress) -> Tensor:
         """A step on another stream, as what is captured has to be run before."""
         stream = self._stream = self._stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -120,23 +122,23 @@ class Graphed:
             one.values = self.learn(views, replace(progress, fraction=one.fraction))
         one.graph = graph
 
-    def _reads_epoch(self, views: Mapping[str, Batch], progress: Progress) -> bool:
+    def _reads_epoch(self, views: Inputs, progress: Progress) -> bool:
         watched = _Watched(progress.epoch, progress.fraction)
         device = progress.fraction.device
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self.forward(views, watched)
         return "read" in vars(watched)
 
-    def _give_up(self, why: str, views: Mapping[str, Batch], progress: Progress) -> Tensor:
+    def _give_up(self, why: str, views: Inputs, progress: Progress) -> Tensor:
         self.off = True
         self.captures.clear()
-        self.tell(f"train.graphs: {why}, so steps are not captured")
+        self.log(f"train.graphs: {why}, so steps are not captured")
         return self.learn(views, progress)
 
 
-def _apart(views: Mapping[str, Batch]) -> tuple[list[Tensor], tuple[int, ...], Any]:
-    """The tensors of views, those that views share once; which of them stands where; and how all is put together."""
-    leaves, spec = pytree.tree_flatten(dict(views))
+def _apart(views: Inputs) -> tuple[list[Tensor], tuple[int, ...], Any]:
+    """The tensors of some batches, shared ones once; which of them stands where; and how all is put together."""
+    leaves, spec = pytree.tree_flatten(views)
     first: dict[int, int] = {}
     order = tuple(first.setdefault(id(leaf), len(first)) for leaf in leaves)
     return list({id(leaf): leaf for leaf in leaves}.values()), order, spec

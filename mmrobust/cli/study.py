@@ -43,9 +43,11 @@ def study(
       mmrobust study studies/depth train.epochs=10 --seeds 3 --jobs 2
     """
     from mmrobust.studies import run_study
+    from mmrobust.training import Job
 
     numbers = None if seeds is None else seed_numbers(seeds)
-    result = run_study(recipe, overrides or [], runs=runs, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)
+    job = Job(recipe, overrides or [], runs=runs, seeds=numbers, resume=resume, jobs=jobs, quiet=quiet)
+    result = run_study(job)
     if as_json:
         from mmrobust.training.folder import to_json
 

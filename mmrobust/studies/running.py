@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmrobust import recipe as recipes
 from mmrobust.errors import InterruptedRun, RecipeError, UsageError, WriteError
 from mmrobust.studies.cells import run_cells, threads_of
 from mmrobust.studies.comparing import conclude
 from mmrobust.studies.folder import Study, create, locked, open_study
 from mmrobust.studies.paper import check_cited
+from mmrobust.training import Job, RunFolder, takes
 
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
@@ -20,30 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["render", "run_study", "study"]
 
 
-def study(
-    recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    runs: str | os.PathLike[str] = "runs",
-    seeds: int | Sequence[int] | None = None,
-    resume: str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
-    quiet: bool = False,
-) -> Study:
+@takes(Job)
+def study(job: Job) -> Study:
     """Trains, evaluates and reports every variant of a recipe, some at a time, and compares them in one report.
 
     Each variant runs in a process of its own, which knows installed plugins and those that the recipe names, but
-    nothing that was registered in this session only.
-
-    Args:
-        recipe: A loaded recipe with `variants`, a path, or the bare name of a shipped one; None with `resume`.
-        overrides: Changes of it before its variants' own, `a.b.c=value` or `~a.b.c`; `extends=other` puts it on
-            another recipe.
-        runs: The folder of all runs.
-        seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
-        resume: A study to go on with: its folder, or its name for the latest. Finished variants are left as they are.
-        jobs: How many variants run at a time; one for each core where None. Threads are divided among them.
-        quiet: Show no progress.
+    nothing that was registered in this session only. Overrides are made before the variants' own.
 
     Raises:
         RecipeError: The recipe is wrong, or has no variants.
@@ -52,45 +33,27 @@ def study(
         InterruptedRun: Ctrl-C; the message says how to go on.
         WriteError: The disk is full, or the like; the message says how to go on.
     """
-    return run_study(recipe, overrides, runs=runs, seeds=seeds, resume=resume, jobs=jobs, quiet=quiet).check()
+    return run_study(job).check()
 
 
-def run_study(
-    recipe: Recipe | str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    runs: str | os.PathLike[str] = "runs",
-    seeds: int | Sequence[int] | None = None,
-    resume: str | os.PathLike[str] | None = None,
-    jobs: int | None = None,
-    quiet: bool = False,
-) -> Study:
-    """As `study`, but failed variants are named in the result instead of raised.
-
-    Args:
-        recipe: See `study`.
-        overrides: See `study`.
-        runs: See `study`.
-        seeds: See `study`.
-        resume: See `study`.
-        jobs: See `study`.
-        quiet: See `study`.
-    """
+def run_study(job: Job) -> Study:
+    """As `study`, but failed variants are named in the result instead of raised."""
+    jobs, quiet = job.jobs, job.quiet
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs {jobs}: at least one variant has to run at a time")
     cores = _cores()
-    if resume is not None:
-        if recipe is not None or overrides or seeds is not None:
+    if job.resume is not None:
+        if job.recipe is not None or job.overrides or job.seeds is not None:
             raise UsageError("a resumed study has its recipe and seeds already: give --resume STUDY alone")
-        made = open_study(resume, runs)
+        made = open_study(job.resume.path if isinstance(job.resume, RunFolder) else job.resume, job.runs)
         jobs = min(jobs or cores, len(made.told["variants"]))
-    elif recipe is None:
+    elif job.recipe is None:
         raise UsageError("name a recipe with variants, or a study to go on with: --resume STUDY")
     else:
-        loaded = _load(recipe, overrides, seeds)
+        loaded = _load(job)
         check_cited(loaded)
         jobs = min(jobs or cores, len(loaded.variants))
-        made = create(loaded, runs, threads_of(cores, jobs))
+        made = create(loaded, job.runs, threads_of(cores, jobs))
     try:
         with locked(made.path, quiet) as lock:
             run_cells(made, jobs, threads_of(cores, jobs), lock, quiet)
@@ -129,12 +92,10 @@ def _conclude(made: Study, quiet: bool, anew: bool = False) -> None:
         ) from error
 
 
-def _load(recipe: Recipe | str | Path, overrides: Sequence[str], seeds: int | Sequence[int] | None) -> Recipe:
-    if isinstance(recipe, (str, Path)):
-        more = [] if seeds is None else [f"train.seeds={seeds if isinstance(seeds, int) else list(seeds)}"]
-        recipe = recipes.load(recipe, [*overrides, *more])
-    elif overrides or seeds is not None:
-        raise UsageError("overrides are for a recipe given by its path or name; load a loaded one anew with them")
+def _load(job: Job) -> Recipe:
+    if job.seeds is not None and not isinstance(job.recipe, (str, Path)):  # its variants are loaded already
+        raise UsageError("seeds are for a recipe given by its path or name; load a loaded one anew with them")
+    recipe = job.load()
     if not recipe.variants:
         raise RecipeError(
             f"recipe '{recipe.name}' has no variants, and a study compares variants; add a section 'variants', or "

@@ -24,9 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from mmrobust import files
 from mmrobust.errors import CheckpointError
@@ -152,8 +150,14 @@ class Checkpoints:
         numbers = (name.removeprefix("epoch-") for name in files.names(self.folder) if name.startswith("epoch-"))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
-    def save(self, state: State, model: nn.Module, learning: nn.Module, optimizer: Optimizer) -> None:
+    def save(self, state: State, model: nn.Module, learning: nn.Module, moments: Mapping[str, Tensor]) -> None:
         """Writes the checkpoint of `state.epoch`, then removes those no longer needed.
+
+        Args:
+            state: Where the training stands.
+            model: The model.
+            learning: The objectives.
+            moments: The optimizer's tensors, `<parameter>/<moment>`.
 
         Raises:
             WriteError: It cannot be written; those there before are unharmed.
@@ -161,7 +165,7 @@ class Checkpoints:
         data = {
             "model.safetensors": pack(model.state_dict()),
             "learning.safetensors": pack(learning.state_dict()),
-            "optimizer.safetensors": pack(_moments(optimizer, _names(model, learning))),
+            "optimizer.safetensors": pack(moments),
             "state.json": to_json(asdict(state), indent=1).encode(),
         }
         known = {name: {"size": len(x), "sha256": digest(x)} for name, x in data.items()}
@@ -244,34 +248,11 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
         raise CheckpointError(f"{what} does not fit the recipe's model: {error}") from error
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, learning: nn.Module, optimizer: Optimizer) -> None:
-    """Puts model, objectives and optimizer where they were.
+def restore(checkpoint: Checkpoint, model: nn.Module, learning: nn.Module) -> None:
+    """Puts model and objectives where they were.
 
     Raises:
         CheckpointError: The checkpoint is another model's.
     """
     load_weights(model, checkpoint.model, f"{checkpoint.path}")
     load_weights(learning, checkpoint.learning, f"{checkpoint.path}")
-    names = _names(model, learning)
-    state = optimizer.state_dict()
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in checkpoint.optimizer.items():
-        name, _, moment = key.rpartition("/")
-        # A copy: kernels may round differently on memory that is aligned differently, as views of a file's bytes are.
-        moments.setdefault(name, {})[moment] = tensor.clone()
-    state["state"] = {i: moments[name] for i, name in enumerate(order) if name in moments}
-    optimizer.load_state_dict(state)
-
-
-def _names(model: nn.Module, learning: nn.Module) -> dict[Tensor, str]:
-    both = nn.ModuleDict({"model": model, "learning": learning})
-    return {p: name for name, p in both.named_parameters()}
-
-
-def _moments(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
-    return {
-        f"{names[p]}/{key}": torch.as_tensor(value)
-        for p, moments in optimizer.state.items()
-        for key, value in moments.items()
-    }

@@ -1,12 +1,16 @@
-"""One step of the optimizer: from views that are drawn to weights that have moved, compiled or captured on request.
+"""One update of the weights: the gradients of one batch or of several, then the optimizer's step.
 
-Nothing in it waits for a GPU, and what it tells stays on the device until somebody looks.
+`Step` knows what it moves through few methods, which two classes have: `Trained`, one seed, and
+`mmrobust.accel.stacked.Stacked`, several seeds as one. What a step reports has a row for each seed in both.
+
+Nothing in it waits for a GPU, and what it reports stays on the device until somebody reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +24,7 @@ from mmrobust.model.model import Model
 if TYPE_CHECKING:
     from mmrobust.recipe import TrainSettings
 
-__all__ = ["Found", "Learner", "Trained", "Views", "adamw", "first_line", "held"]
+__all__ = ["Moments", "Step", "Trainable", "Trained", "Views", "autocast", "first_line"]
 
 #: The drawn views of a step may pass through vmap and into a graph.
 for _form in (Batch, Outputs):
@@ -28,80 +32,199 @@ for _form in (Batch, Outputs):
         torch.export.register_dataclass(_form, serialized_type_name=f"mmrobust.{_form.__name__}")
 
 Views = Mapping[str, Batch]
-Found = tuple[Tensor, Tensor, dict[str, Outputs]]
+#: What a checkpoint keeps of a seed besides its weights: `<parameter>/<moment>`.
+Moments = Mapping[str, Tensor]
+Losses = tuple[Tensor, Tensor, dict[str, Outputs]]
+
+
+class Trainable(Protocol):
+    """What `Step` needs of the seeds that it moves; k is their number.
+
+    Attributes:
+        seeds: How many seeds it is, k.
+        losses: Names of what `__call__` reports: the whole loss, then each of its parts before its weight.
+        memories: The objectives that keep a memory.
+        leading: How many dimensions its parameters have before those of a seed's own: 0 or 1.
+    """
+
+    seeds: int
+    losses: list[str]
+    memories: list[str]
+    leading: int
+
+    @property
+    def uncompilable(self) -> str | None:
+        """Why torch.compile cannot compile it; None where it can."""
+        ...
+
+    def __call__(self, views: Views, progress: Progress) -> Losses:
+        """The loss to be lowered, 0-d; `losses`, `k n`; the outputs, where an objective keeps a memory."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained, by name."""
+        ...
+
+    def train(self) -> Any:
+        """Goes into training mode."""
+        ...
+
+    def gather(self, drawn: Sequence[Views]) -> Views:
+        """The views of each seed as the views that `__call__` takes."""
+        ...
+
+    def remember(self, outputs: dict[str, Outputs], progress: Progress) -> None:
+        """Lets the objectives change their memories."""
+        ...
+
+    def norms(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The norm of each seed's gradient, `k`."""
+        ...
+
+    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float) -> None:
+        """Scales the gradients, in place, of each seed whose norm is larger than `at`."""
+        ...
+
+    def join(self, own: Sequence[Tensor]) -> Tensor:
+        """The tensors of the seeds, one each, as a new tensor of the form that the parameters have."""
+        ...
+
+    def split(self, tensor: Tensor) -> Sequence[Tensor]:
+        """The opposite of `join`, without a copy."""
+        ...
+
+    def release(self) -> None:
+        """Gives every seed its parameters in memory of its own."""
+        ...
 
 
 class Trained(nn.Module):
-    """All that is trained, as one module.
+    """All that is trained of one seed, as one module: a `Trainable` with k = 1.
 
     Args:
         model: The model.
         learning: The objectives, with whatever they own.
     """
 
+    seeds = 1
+    leading = 0
+    uncompilable = None
+
     def __init__(self, model: Model, learning: Learning) -> None:
         super().__init__()
         self.model = model
         self.learning = learning
-        objectives = [objective for _, objective in learning.named_objectives()]
-        self.remembers = any(type(objective).update is not Objective.update for objective in objectives)
+        objectives = learning.named_objectives()
+        self.losses = ["total", *(key for key, _ in objectives)]
+        self.memories = [key for key, objective in objectives if type(objective).update is not Objective.update]
 
-    def forward(self, views: Views, progress: Progress) -> Found:
-        """The loss of drawn views, every value to be told, and the outputs where an objective remembers them."""
+    def forward(self, views: Views, progress: Progress) -> Losses:
+        """See `Trainable.__call__`."""
         total, parts, outputs = self.learning.compute(self.model, views, progress)
         values = torch.stack([_precise(value) for value in (total, *parts.values())])
-        return total, values, outputs if self.remembers else {}
+        return total, values.unsqueeze(0), outputs if self.memories else {}
+
+    def gather(self, drawn: Sequence[Views]) -> Views:
+        """See `Trainable.gather`."""
+        return drawn[0]
+
+    def remember(self, outputs: dict[str, Outputs], progress: Progress) -> None:
+        """See `Trainable.remember`."""
+        self.learning.update(outputs, progress)
+
+    def norms(self, gradients: Sequence[Tensor]) -> Tensor:
+        """See `Trainable.norms`."""
+        return nn.utils.get_total_norm(gradients).unsqueeze(0)
+
+    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float) -> None:
+        """See `Trainable.shorten`."""
+        # Where a norm can be looked at without waiting, what is short enough is not multiplied by one.
+        if norms.device.type != "cpu" or not norms.item() <= at:
+            share = (at / (norms[0] + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(list(gradients), share)  # pyright: ignore[reportPrivateImportUsage]
+
+    def join(self, own: Sequence[Tensor]) -> Tensor:
+        """See `Trainable.join`."""
+        return own[0].clone()
+
+    def split(self, tensor: Tensor) -> Sequence[Tensor]:
+        """See `Trainable.split`."""
+        return [tensor]
+
+    def release(self) -> None:
+        """See `Trainable.release`; one seed has memory of its own."""
 
 
-class Learner:
-    """What moves the weights of one seed.
-
-    Class attributes:
-        uncompiled: Why torch.compile is not asked; None where it is.
+class Step:
+    """Moves the weights of the seeds that it is given, compiled or captured on request.
 
     Args:
-        trained: The model and its objectives, on the device.
+        trained: What is moved, on the device.
         settings: Section `train` of the recipe.
-        device: Where they are.
-        tell: Told what the user should know.
+        device: Where it is.
+        log: Gets a line on what the user should know.
+        moments: What `rest` has given of each seed, or a checkpoint; empty for a seed that has made no step.
 
     Attributes:
-        names: What a step tells: the loss, each of its parts before its weight, and the norm of the gradient.
+        names: What a step reports: the loss, each of its parts before its weight, and the norm of the gradient.
         optimizer: Holds the moments.
         scaler: Scales the loss where the precision is fp16.
         lr: The learning rate that was set last.
         lenient: Whether kernels without a deterministic form may run, since the step has some.
     """
 
-    uncompiled: ClassVar[str | None] = None
-
     def __init__(
-        self, trained: Trained, settings: TrainSettings, device: torch.device, tell: Callable[[str], None]
+        self,
+        trained: Trainable,
+        settings: TrainSettings,
+        device: torch.device,
+        log: Callable[[str], None],
+        moments: Sequence[Moments] = (),
     ) -> None:
-        self.trained, self.settings, self.device, self.tell = trained, settings, device, tell
-        self.names = ["total", *(key for key, _ in trained.learning.named_objectives()), "gradient"]
+        self.trained, self.settings, self.device, self.log = trained, settings, device, log
+        self.names = [*trained.losses, "gradient"]
+        self.weights = {name: p for name, p in trained.named_parameters() if p.requires_grad}
+        decays = [(p, p.dim() - trained.leading >= 2) for p in self.weights.values()]
+        self.optimizer = build_optimizer(decays, settings, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
         self.lr = settings.lr
         self.lenient = False
-        self.optimizer = self._optimizer()
-        self._compiled: Callable[[Views, Progress], Found] | None = None
-        self._run: Callable[[Views, Progress], Tensor] | None = None
+        self._compiled: Callable[[Views, Progress], Losses] | None = None
+        self._run: Callable[[Sequence[Views], Progress], Tensor] | None = None
+        self._take(moments)
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        parameters = [(p, p.dim() >= 2) for p in self.trained.parameters() if p.requires_grad]
-        return adamw(parameters, self.settings, self.device)
+    # A step
 
-    def graphless(self) -> str | None:
-        """Why whole steps cannot be captured."""
-        if self.device.type != "cuda":
-            return f"CUDA graphs need a GPU, and this trains on '{self.device}'"
-        if self.scaler.is_enabled():
-            return "fp16 looks at every gradient for an overflow"
-        if self.trained.remembers:
-            named = self.trained.learning.named_objectives()
-            kept = [key for key, objective in named if type(objective).update is not Objective.update]
-            return f"the objective {kept[0]} keeps a memory"
-        return None
+    def __call__(self, batches: Sequence[Views], progress: Progress) -> Tensor:
+        """One update from some batches; what `names` says of each seed, `k n`, on the device."""
+        if self._run is None:
+            self._run = self._faster()
+        return self._run(batches, progress)
+
+    def backward(self, views: Views, progress: Progress, share: float = 1.0) -> Tensor:
+        """Adds the gradients of one batch to those that are there.
+
+        Args:
+            views: The batch, drawn.
+            progress: How far training has come.
+            share: The batch's share in the update.
+
+        Returns:
+            The losses, `k n`.
+        """
+        values, outputs = self._backward(views, progress, share)
+        if self.trained.memories:
+            self.trained.remember(outputs, progress)
+        return values
+
+    def update(self) -> Tensor:
+        """Moves the weights along the gradients that are there and forgets them; their norms before clipping, `k`."""
+        self.scaler.unscale_(self.optimizer)
+        norms = _precise(self._clip())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        return norms
 
     def set_rate(self, rate: float) -> None:
         """Sets the learning rate; in place where the optimizer reads it from the device."""
@@ -112,116 +235,151 @@ class Learner:
             else:
                 group["lr"] = rate
 
-    def __call__(self, views: Views, progress: Progress) -> Tensor:
-        """One step; what `names` says, `n`, on the device."""
-        if self._run is None:
-            self._run = self._faster()
-        return self._run(views, progress)
-
-    def _faster(self) -> Callable[[Views, Progress], Tensor]:
-        """A step, made as fast as the recipe asks and the place allows."""
-        if self.settings.compile:
-            if self.uncompiled:
-                self.tell(f"train.compile: {self.uncompiled}, so steps are not compiled")
-            else:
-                self._compiled = torch.compile(self.forward)
-        if self.settings.graphs:
-            if reason := self.graphless():
-                self.tell(f"train.graphs: {reason}, so steps are not captured")
-            else:
-                return Graphed(self._learn, self.forward, self.optimizer.zero_grad, self.tell)
-        return self._learn
-
-    def forward(self, views: Views, progress: Progress) -> Found:
-        """The loss and what it was made of, under the recipe's precision."""
-        with self.precision():
+    def forward(self, views: Views, progress: Progress) -> Losses:
+        """The loss and what it consists of, under the recipe's precision."""
+        with autocast(self.settings.precision, self.device):
             return self.trained(views, progress)
 
-    def precision(self) -> torch.autocast:
-        """The recipe's number format, inside a `with`."""
-        dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+    def _learn(self, batches: Sequence[Views], progress: Progress) -> Tensor:
+        losses = [self.backward(views, progress, 1 / len(batches)) for views in batches]
+        mean = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
+        return torch.cat([mean, self.update().unsqueeze(-1)], -1)
 
-    def _learn(self, views: Views, progress: Progress) -> Tensor:
-        values, outputs = self._backward(views, progress)
-        if self.trained.remembers:
-            self.remember(outputs, progress)
-        self.scaler.unscale_(self.optimizer)
-        gradient = _precise(self.clip())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        return torch.cat([values, gradient.unsqueeze(-1)], -1)
-
-    def _backward(self, views: Views, progress: Progress) -> tuple[Tensor, dict[str, Outputs]]:
+    def _backward(self, views: Views, progress: Progress, share: float) -> tuple[Tensor, dict[str, Outputs]]:
         if self._compiled is not None:
             try:
-                return self._through(self._compiled, views, progress)
+                return self._through(self._compiled, views, progress, share)
             except Exception as error:  # whatever torch.compile meets; the plain pass raises what is truly wrong
                 self._compiled = None
                 self.optimizer.zero_grad()
-                self.tell(f"train.compile: torch.compile failed, so the step runs as it is ({first_line(error)})")
-        return self._through(self.forward, views, progress)
+                self.log(f"train.compile: torch.compile failed, so the step runs as it is ({first_line(error)})")
+        return self._through(self.forward, views, progress, share)
 
     def _through(
-        self, forward: Callable[[Views, Progress], Found], views: Views, progress: Progress
+        self, forward: Callable[[Views, Progress], Losses], views: Views, progress: Progress, share: float
     ) -> tuple[Tensor, dict[str, Outputs]]:
         try:
             total, values, outputs = forward(views, progress)
-            self.scaler.scale(total).backward()
+            self.scaler.scale(total if share == 1 else total * share).backward()
         except RuntimeError as error:
             if self.lenient or "does not have a deterministic implementation" not in str(error):
                 raise
             self.lenient = True
             torch.use_deterministic_algorithms(True, warn_only=True)
             self.optimizer.zero_grad()
-            self.tell(f"steps are not the same bits every time on this GPU: {first_line(error)}")
-            return self._through(forward, views, progress)
+            self.log(f"steps are not the same bits every time on this GPU: {first_line(error)}")
+            return self._through(forward, views, progress, share)
         return values, outputs
 
-    def remember(self, outputs: dict[str, Outputs], progress: Progress) -> None:
-        """Lets the objectives change their memories."""
-        self.trained.learning.update(outputs, progress)
+    def _clip(self) -> Tensor:
+        moved = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in moved if p.grad is not None]
+        norms, clip = self.trained.norms(gradients), self.settings.clip
+        if clip is not None:
+            self.trained.shorten(gradients, norms, clip)
+        return norms
 
-    def clip(self) -> Tensor:
-        """Shortens the gradient where it is too long; its norm before, 0-d."""
-        parameters = [p for p in held(self.optimizer) if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # Where a norm can be looked at without waiting, what is short enough is not multiplied by one.
-        if self.settings.clip is not None and (norm.device.type != "cpu" or not norm <= self.settings.clip):
-            nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, norm)
-        return norm
+    # Faster steps
+
+    def _faster(self) -> Callable[[Sequence[Views], Progress], Tensor]:
+        """A step, made as fast as the recipe asks and the place allows."""
+        if self.settings.compile:
+            if self.trained.uncompilable:
+                self.log(f"train.compile: {self.trained.uncompilable}, so steps are not compiled")
+            else:
+                self._compiled = torch.compile(self.forward)
+        if self.settings.graphs:
+            if reason := self.graphless():
+                self.log(f"train.graphs: {reason}, so steps are not captured")
+            else:
+                forward = lambda batches, progress: self.forward(batches[0], progress)
+                return Graphed(self._learn, forward, self.optimizer.zero_grad, self.log)
+        return self._learn
+
+    def graphless(self) -> str | None:
+        """Why whole steps cannot be captured."""
+        if self.device.type != "cuda":
+            return f"CUDA graphs need a GPU, and this trains on '{self.device}'"
+        if self.scaler.is_enabled():
+            return "fp16 looks at every gradient for an overflow"
+        if self.trained.memories:
+            return f"the objective {self.trained.memories[0]} keeps a memory"
+        return None
+
+    # At rest
+
+    @contextmanager
+    def rest(self) -> Iterator[Sequence[Moments]]:
+        """The seeds as a checkpoint keeps them, for a block; what it gives shares memory with the step.
+
+        Yields:
+            The moments of each seed.
+        """
+        yield self._moments()
+
+    def release(self) -> Sequence[Moments]:
+        """Ends the step: the seeds are at rest, with memory of their own; gives the moments of each."""
+        moments = [{key: value.clone() for key, value in own.items()} for own in self._moments()]
+        self._run = None  # and with it its graphs
+        self.trained.release()
+        return moments
+
+    def _moments(self) -> Sequence[Moments]:
+        moments: list[dict[str, Tensor]] = [{} for _ in range(self.trained.seeds)]
+        for name, p in self.weights.items():
+            for key, value in self.optimizer.state[p].items():
+                if value is not None:
+                    parts = [value] * len(moments) if key == "step" else self.trained.split(value)
+                    for own, part in zip(moments, parts, strict=True):
+                        own[f"{name}/{key}"] = part
+        return moments
+
+    def _take(self, moments: Sequence[Moments]) -> None:
+        """Takes over the moments that all the seeds have."""
+        joined: dict[str, dict[str, Tensor]] = {}
+        for key in moments[0] if moments else ():
+            own = [one[key] for one in moments if key in one]
+            if len(own) == len(moments):
+                name, _, moment = key.rpartition("/")
+                # A copy: kernels may round differently on memory that is aligned differently, as in a file's bytes.
+                joined.setdefault(name, {})[moment] = own[0].clone() if moment == "step" else self.trained.join(own)
+        names = {p: name for name, p in self.weights.items()}
+        order = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
+        state = self.optimizer.state_dict()
+        state["state"] = {i: joined[name] for i, name in enumerate(order) if name in joined}
+        self.optimizer.load_state_dict(state)
 
 
-def held(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """What an optimizer moves, in its order."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def adamw(
-    parameters: list[tuple[nn.Parameter, bool]], settings: TrainSettings, device: torch.device
-) -> torch.optim.AdamW:
-    """AdamW; weight decay pulls at matrices alone, not at biases and norms.
+def build_optimizer(
+    weights: Sequence[tuple[nn.Parameter, bool]], settings: TrainSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer; weight decay pulls at matrices alone, not at biases and norms.
 
     Args:
-        parameters: Each with whether it decays.
+        weights: Each with whether it decays.
         settings: Section `train`.
         device: Where they are.
     """
+    captured = settings.graphs and device.type == "cuda"  # a graph would keep a number for ever, but reads a tensor
     groups: list[dict[str, Any]] = [
-        {"params": [p for p, decays in parameters if decays], "weight_decay": settings.weight_decay},
-        {"params": [p for p, decays in parameters if not decays], "weight_decay": 0.0},
+        {"params": [p for p, decays in weights if decays], "weight_decay": settings.weight_decay},
+        {"params": [p for p, decays in weights if not decays], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    captured = settings.graphs and device.type == "cuda"  # a graph would keep a number for ever, but reads a tensor
     for group in groups:
         group["lr"] = torch.tensor(settings.lr, device=device) if captured else settings.lr
     fused = device.type in ("cpu", "cuda", "mps")
     return torch.optim.AdamW(groups, fused=fused, capturable=captured)
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The recipe's number format, for a `with` block."""
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 def _precise(value: Tensor) -> Tensor:
-    """A value to be told: in fp32 at least."""
+    """A value to be reported: in fp32 at least."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 

@@ -14,7 +14,7 @@ from mmrobust.data import save_arrays
 from mmrobust.errors import DataError, UsageError
 from mmrobust.inference.predict import predict
 from mmrobust.training import RunFolder, load_trained, open_data, train
-from mmrobust.training.loop import predict_split
+from mmrobust.training.seed import predict_split
 
 KINDS = {
     "regression": Task("regression", 1, "regression"),

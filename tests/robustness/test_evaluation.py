@@ -17,7 +17,7 @@ from mmrobust.model.assemble import build
 from mmrobust.robustness import evaluate, store
 from mmrobust.robustness.evaluation import summary
 from mmrobust.training import RunFolder, load_trained, open_data
-from mmrobust.training.loop import predict_split
+from mmrobust.training.seed import predict_split
 
 
 def test_numbers_are_those_of_the_predictions(run: RunFolder) -> None:

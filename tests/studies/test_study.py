@@ -17,6 +17,7 @@ from mmrobust.errors import CellsFailedError, MmrobustError, UsageError
 from mmrobust.model.assemble import build
 from mmrobust.reports.study import report_study
 from mmrobust.studies import Study, is_study, open_study, render, run_study
+from mmrobust.training import Job
 
 TINY = [
     "data.train=24", "data.valid=12", "data.test=20", "data.length=6", "data.text=6", "data.audio=4", "data.vision=4",
@@ -156,7 +157,7 @@ def test_what_is_trained_of_a_variant_that_died_is_kept(study: Study, tmp_path: 
     shutil.rmtree(run.predictions)
     run.seed(2).parent.mkdir(exist_ok=True)
     run.seed(2).write_text("in the way of the checkpoints of seed 2")
-    made = run_study(resume=copy, jobs=1, quiet=True)
+    made = run_study(Job(resume=copy, jobs=1, quiet=True))
     assert list(made.failed) == ["third, seed 2"] and made.told["variants"]["third"]["state"] == "finished"
     assert made.told["tables"][0]["rows"]["third"]["mae"]["n"] == 1
     with pytest.raises(CellsFailedError, match=r"(?s)1 of 3 variants failed.*third, seed 2:"):
@@ -191,7 +192,7 @@ def test_a_variant_is_a_run_like_any_other(study: Study) -> None:
 def test_a_loaded_recipe_takes_no_overrides(tmp_path: Path) -> None:
     loaded = recipe.load("studies/depth")
     with pytest.raises(UsageError, match="load a loaded one anew"):
-        run_study(loaded, ["train.epochs=1"], runs=tmp_path)
+        run_study(Job(loaded, ["train.epochs=1"], runs=tmp_path))
 
 
 @pytest.mark.parametrize("name", STUDIES)

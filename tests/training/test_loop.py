@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import traceback
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from mmrobust import measures
 from mmrobust import recipe as recipes
 from mmrobust.errors import DataError, DivergedError, InterruptedRun, RecipeError, UsageError
 from mmrobust.model.assemble import build
-from mmrobust.training import Interrupt, Run, RunFolder, Trainer, fit, load_trained, open_data, train
-from mmrobust.training.loop import choose_device, predict_split, slow_precision
+from mmrobust.training import Interrupt, Run, RunFolder, Seed, fit, load_trained, open_data, predict_split, train
+from mmrobust.training.device import choose_device, slow_precision
+from mmrobust.training.loop import take, train_epoch
 
 
-def trainer(tiny, tmp_path, *overrides, seed=1):
+def new_seed(tiny, tmp_path, *overrides, number=1, kind=Seed):
     loaded = recipes.load(tiny, overrides)
-    return Trainer(build(loaded, seed=seed), RunFolder.create(loaded, tmp_path), seed, torch.device("cpu"), print)
+    return kind(build(loaded, seed=number), RunFolder.create(loaded, tmp_path), number, torch.device("cpu"))
 
 
 def weights(run, seed=1):
@@ -53,17 +55,16 @@ def test_seeds_differ_and_one_of_several_is_what_it_is_alone(tiny, tmp_path):
 
 @pytest.mark.parametrize(("size", "sizes"), [(16, [14, 13, 13]), (40, [40]), (39, [20, 20]), (64, [40])])
 def test_an_epoch_holds_every_sample_once_in_batches_of_nearly_one_size(tiny, tmp_path, size, sizes):
-    class Watched(Trainer):
-        def step(self, number, index, noise):
+    class Watched(Seed):
+        def draw(self, index):
             seen.append(index)
-            return super().step(number, index, noise)
+            return super().draw(index)
 
     seen: list[torch.Tensor] = []
-    loaded = recipes.load(tiny, [f"train.batch_size={size}"])
-    watched = Watched(build(loaded, seed=1), RunFolder.create(loaded, tmp_path), 1, torch.device("cpu"), print)
+    watched = new_seed(tiny, tmp_path, f"train.batch_size={size}", kind=Watched)
     orders = []
     for _ in range(2):
-        watched.close_epoch(watched.epoch(lambda step, loss: None))
+        train_epoch(take([watched]), [watched])
         assert [len(index) for index in seen] == sizes
         orders.append(torch.cat(seen).tolist())
         seen.clear()
@@ -127,11 +128,12 @@ def test_without_a_validation_split_the_last_epoch_counts(tiny, tmp_path):
     loaded = recipes.load(tiny)
     built = build(loaded, seed=1)
     built.dataset.splits = {"train": built.dataset.splits["train"]}
-    state = fit(built, RunFolder.create(loaded, tmp_path), 1)
-    assert state.best == {"epoch": 3, "measure": None, "value": None}
+    seed = Seed(built, RunFolder.create(loaded, tmp_path), 1, torch.device("cpu"))
+    fit([seed])
+    assert seed.state.best == {"epoch": 3, "measure": None, "value": None}
     patient = dataclasses.replace(loaded, train=dataclasses.replace(loaded.train, patience=1))
     with pytest.raises(DataError, match=r"early stopping \(train.patience\) needs a validation split"):
-        fit(dataclasses.replace(built, recipe=patient), RunFolder.create(loaded, tmp_path), 1)
+        Seed(dataclasses.replace(built, recipe=patient), seed.folder, 1, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -147,40 +149,45 @@ def test_lower_precision_learns_nearly_the_same(tiny, tmp_path, precision):
 def test_a_number_format_that_the_processor_only_imitates_is_told(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("mmrobust.training.loop.processor", lambda: {"flags": "fpu avx2 avx512_bf16"})
+    monkeypatch.setattr("mmrobust.training.device.processor", lambda: {"flags": "fpu avx2 avx512_bf16"})
     assert slow_precision("fp32", cpu) is None and slow_precision("bf16", cpu) is None
     assert slow_precision("fp16", cpu) == (
         "this processor only imitates fp16: train.precision=fp32 will be many times faster"
     )
     assert slow_precision("fp16", torch.device("cuda")) is None
-    monkeypatch.setattr("mmrobust.training.loop.processor", dict)  # where nothing is told
+    monkeypatch.setattr("mmrobust.training.device.processor", dict)  # where nothing is told
     assert slow_precision("fp16", cpu) is None
 
 
 def test_an_overflow_of_fp16_is_stepped_over_and_the_scale_falls(tiny, tmp_path):
-    one = trainer(tiny, tmp_path, "train.precision=fp16")
-    one.learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
-    line = one.epoch(lambda step, loss: None)
-    assert one.learner.scaler.get_scale() < 2.0**60
+    seed = new_seed(tiny, tmp_path, "train.precision=fp16")
+    step = take([seed])
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    train_epoch(step, [seed])
+    assert step.scaler.get_scale() < 2.0**60 and seed.state.scaler["scale"] == step.scaler.get_scale()
+    (line,) = seed.state.metrics
     assert all(math.isfinite(value) for value in (*line["loss"].values(), line["gradient"]))
 
 
 def test_the_gradient_is_clipped(tiny, tmp_path):
     moved = {}
     for clip in ("1e-3", "null"):
-        one = trainer(tiny, tmp_path, f"train.clip={clip}", "train.weight_decay=0")
-        one.step(0, torch.arange(40), torch.Generator().manual_seed(0))
-        squares = [m["exp_avg"].square().sum() for m in one.learner.optimizer.state.values()]
+        seed = new_seed(tiny, tmp_path, f"train.clip={clip}", "train.weight_decay=0")
+        seed.begin()
+        step = take([seed])
+        step([seed.draw(torch.arange(40))], seed.progress())
+        squares = [m["exp_avg"].square().sum() for m in step.optimizer.state.values()]
         moved[clip] = torch.stack(squares).sum().sqrt().item() / 0.1
     assert moved["1e-3"] == pytest.approx(1e-3, rel=1e-2)
     assert moved["null"] > 1e-2
 
 
 def test_only_matrices_decay(tiny, tmp_path):
-    one = trainer(tiny, tmp_path, "train.weight_decay=0.5")
-    assert [group["weight_decay"] for group in one.learner.optimizer.param_groups] == [0.5, 0.0]
-    both = [p for m in (one.model, one.learning) for p in m.parameters()]
-    held = [p for group in one.learner.optimizer.param_groups for p in group["params"]]
+    seed = new_seed(tiny, tmp_path, "train.weight_decay=0.5")
+    step = take([seed])
+    assert [group["weight_decay"] for group in step.optimizer.param_groups] == [0.5, 0.0]
+    both = [p for m in (seed.model, seed.learning) for p in m.parameters()]
+    held = [p for group in step.optimizer.param_groups for p in group["params"]]
     assert len(held) == len(both) == len({id(p) for p in held})
 
 
@@ -193,23 +200,26 @@ def test_a_loss_that_is_not_finite_stops_with_its_place_and_cause(tiny, tmp_path
     assert advice == "  try a smaller train.lr, a longer train.warmup, or gradient clipping (train.clip)"
     assert kept.startswith("  the run is kept in ")
     assert error.value.exit_code == 4
+    where = "".join(traceback.format_exception(error.value))
+    assert "in _look" in where and "seed.py" in where  # --debug shows where it arose
 
 
 def test_features_that_are_not_finite_are_named(tiny, tmp_path):
-    one = trainer(tiny, tmp_path)
-    one.train.features["audio"].x[7, 0, 0] = math.nan
-    one.train.features["vision"].x[9][~one.train.features["vision"].mask[9]] = math.nan  # padding harms nobody
-    with pytest.raises(DivergedError, match="not finite: features that are not finite: audio of train-7\n") as error:
-        one.epoch(lambda step, loss: None)
-    assert "train-7" in str(error.value).splitlines()[1]
-    assert "repair the data" in str(error.value)
+    seed = new_seed(tiny, tmp_path)
+    features = seed.train.features
+    features["audio"].x[7, 0, 0] = math.nan
+    features["vision"].x[9][~features["vision"].mask[9]] = math.nan  # padding harms nobody
+    fit([seed])
+    said = str(seed.diverged)
+    assert "not finite: features that are not finite: audio of train-7\n" in said
+    assert "train-7" in said.splitlines()[1] and "repair the data" in said
 
 
 def test_a_seed_that_diverged_does_not_take_the_others_with_it(tiny, tmp_path):
     run = Run(RunFolder(tmp_path), recipes.load(tiny))
     run.states[1] = train(tiny, ["train.epochs=1"], runs=tmp_path, quiet=True).states[1]
     run.check()
-    run.diverged[2] = "training diverged: seed 2, epoch 1"
+    run.diverged[2] = DivergedError("training diverged: seed 2, epoch 1")
     with pytest.raises(DivergedError, match=r"seed 2, epoch 1\n  the run is kept in .*; finished: seed 1"):
         run.check()
     assert "seed 1: best epoch 1/3" in str(run) and "seed 2: diverged" in str(run)
@@ -217,11 +227,10 @@ def test_a_seed_that_diverged_does_not_take_the_others_with_it(tiny, tmp_path):
 
 
 def test_an_interrupt_is_looked_at_between_steps(tiny, tmp_path):
-    loaded = recipes.load(tiny)
     interrupt = Interrupt()
     interrupt.requested = True
     with pytest.raises(InterruptedRun, match="interrupted after epoch 0 of seed 1; every finished epoch is saved"):
-        fit(build(loaded, seed=1), RunFolder.create(loaded, tmp_path), 1, interrupt=interrupt)
+        fit([new_seed(tiny, tmp_path)], interrupt=interrupt)
 
 
 def test_a_device_that_is_not_there_is_told_with_its_line(tiny, tmp_path):

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 
 from mmrobust import recipe as recipes
 from mmrobust.errors import MmrobustError, UsageError
-from mmrobust.training import RunFolder, train
+from mmrobust.training import RunFolder, Seed, train
 from mmrobust.training.processes import only_here, share
 
 
@@ -177,6 +178,8 @@ def test_seeds_that_diverge_are_told_as_they_are_alone(tiny, tmp_path, broken):
         "training diverged: seed 1, epoch", "training diverged: seed 2, epoch",
     ]  # fmt: skip
     assert "not finite: the loss type_1.breaks" in lines[0]
+    where = "".join(traceback.format_exception(error.value))
+    assert "in a child process:" in where and "in _look" in where  # --debug shows where it arose
 
 
 def test_ctrl_c_and_term_stop_all_and_a_killed_parent_takes_its_children_with_it(tiny, tmp_path, command, environ):
@@ -237,7 +240,7 @@ def wait_for(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     pytest.fail("no progress in three minutes")
 
 
-def test_a_seed_resumed_alone_has_the_threads_that_it_had(tiny, tmp_path):
+def test_a_seed_resumed_alone_has_the_threads_that_it_had(tiny, tmp_path, monkeypatch):
     torch.set_num_threads(2)
     before = []
     run = train(tiny, ["train.seeds=1", "train.epochs=1"], out=tmp_path / "run", quiet=True)
@@ -248,14 +251,9 @@ def test_a_seed_resumed_alone_has_the_threads_that_it_had(tiny, tmp_path):
         for file in epoch.iterdir():
             file.unlink()
         epoch.rmdir()
-    from mmrobust.training import Trainer
-
-    step = Trainer.step
-    try:
-        Trainer.step = lambda *a: before.append(torch.get_num_threads()) or step(*a)  # type: ignore[method-assign]
-        train(resume=run.folder, quiet=True)
-    finally:
-        Trainer.step = step  # type: ignore[method-assign]
+    draw = Seed.draw
+    monkeypatch.setattr(Seed, "draw", lambda *a: before.append(torch.get_num_threads()) or draw(*a))
+    train(resume=run.folder, quiet=True)
     assert set(before) == {1} and torch.get_num_threads() == 2
     assert "not quite what the run began on" not in run.folder.log.read_text()
 

@@ -10,7 +10,7 @@ import mmrobust
 from mmrobust import recipe as recipes
 from mmrobust.errors import InterruptedRun
 from mmrobust.model.assemble import build
-from mmrobust.training import Checkpoints, Interrupt, Meter, RunFolder, fit_together, load_trained, train, unstackable
+from mmrobust.training import Checkpoints, Interrupt, RunFolder, Seed, fit, load_trained, train, unstackable
 from mmrobust.training.checkpoint import read
 
 STILL = ["model.fusion.dropout=0"]
@@ -132,28 +132,18 @@ def test_dropout_is_said_to_have_other_bits_and_still_learns(tiny, tmp_path):
     assert [{**line, "seconds": 0} for line in a] == [{**line, "seconds": 0} for line in b]
 
 
-def test_a_seed_that_diverges_leaves_the_others_to_go_on(tiny, tmp_path, double, monkeypatch):
+def test_a_seed_that_diverges_leaves_the_others_to_go_on(tiny, tmp_path, double):
     alone = train(tiny, [*STILL, "train.seeds=[1, 3]"], out=tmp_path / "alone", quiet=True)
-    make = build
-
-    def poisoned(recipe, *, dataset=None, seed=None):
-        built = make(recipe, dataset=dataset, seed=seed)
-        if seed == 2:
-            with torch.no_grad():
-                built.model.head.linear.weight.fill_(math.nan)
-        return built
-
-    monkeypatch.setattr("mmrobust.training.stacked.build", poisoned)
-    diverged: dict[int, str] = {}
     loaded = recipes.load(tiny, [*TOGETHER, "train.seeds=[1, 2, 3]"])
     folder = RunFolder.create(loaded, out=tmp_path / "both")
-    states = fit_together(
-        make(loaded), folder, [1, 2, 3], diverged=diverged.__setitem__, tell=lambda text: None, resume=False,
-        meter=Meter("", 1, quiet=True), interrupt=Interrupt(),
-    )  # fmt: skip
-    assert list(diverged) == [2] and diverged[2].startswith("training diverged: seed 2, epoch 1, step 1: not finite: ")
-    assert "samples of the batch: train-" in diverged[2]
-    assert list(states) == [1, 3] and not folder.seed(2).exists()
+    seeds = {n: Seed(build(loaded, seed=n), folder, n, torch.device("cpu")) for n in (1, 2, 3)}
+    with torch.no_grad():
+        seeds[2].model.head.linear.weight.fill_(math.nan)  # type: ignore[union-attr]
+    fit(list(seeds.values()))
+    assert [seed.number for seed in seeds.values() if seed.state.finished] == [1, 3]
+    text = str(seeds[2].diverged)
+    assert text.startswith("training diverged: seed 2, epoch 1, step 1: not finite: ")
+    assert "samples of the batch: train-" in text and not folder.seed(2).exists()
     for seed in (1, 3):
         best = [Checkpoints(run.seed(seed)).best() for run in (folder, alone.folder)]
         assert best[0].state.best["epoch"] == best[1].state.best["epoch"]
@@ -165,11 +155,10 @@ def test_an_interrupt_is_looked_at_between_steps(tiny, tmp_path):
     loaded = recipes.load(tiny, [*TOGETHER, "train.seeds=2"])
     interrupt = Interrupt()
     interrupt.requested = True
-    with pytest.raises(InterruptedRun, match="interrupted after epoch 0; every finished epoch is saved"):
-        fit_together(
-            build(loaded), RunFolder.create(loaded, tmp_path), [1, 2], diverged=lambda seed, text: None,
-            tell=lambda text: None, resume=False, meter=Meter("", 1, quiet=True), interrupt=interrupt,
-        )  # fmt: skip
+    folder = RunFolder.create(loaded, tmp_path)
+    seeds = [Seed(build(loaded, seed=n), folder, n, torch.device("cpu")) for n in (1, 2)]
+    with pytest.raises(InterruptedRun, match="interrupted after epoch 0 of seed 1, 2; every finished epoch is saved"):
+        fit(seeds, interrupt=interrupt)
 
 
 def test_what_cannot_be_stacked_is_named_and_the_seeds_run_in_turn(tiny, tmp_path):

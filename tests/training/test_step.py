@@ -10,11 +10,10 @@ from torch.utils import _pytree as pytree
 from mmrobust import recipe as recipes
 from mmrobust.accel.graphs import Graphed, _apart
 from mmrobust.contracts import Progress
-from mmrobust.contracts.randomness import generator
 from mmrobust.model.assemble import build
-from mmrobust.training import RunFolder, Trainer, train
-from mmrobust.training.loop import own_randomness
-from mmrobust.training.step import first_line
+from mmrobust.training import RunFolder, Seed, train
+from mmrobust.training.device import deterministic
+from mmrobust.training.step import Step, first_line
 
 STILL = ["model.fusion.dropout=0", "train.epochs=2", "data.train=32"]  # batches of one size: tracing takes long
 
@@ -105,9 +104,16 @@ def test_on_a_cpu_nothing_is_captured_and_that_is_said(tiny, tmp_path, change, w
     assert sorted(run.states) == [1, 2]
 
 
-def trainer(tiny, tmp_path, told, *overrides):
+def begun(tiny, out, *overrides):
+    """A seed in its first epoch."""
     loaded = recipes.load(tiny, [*STILL, "train.graphs=true", *overrides])
-    return Trainer(build(loaded, seed=1), RunFolder.create(loaded, out=tmp_path), 1, torch.device("cpu"), told.append)
+    seed = Seed(build(loaded, seed=1), RunFolder.create(loaded, out=out), 1, torch.device("cpu"))
+    seed.begin()
+    return seed
+
+
+def new_step(seed, log=print):
+    return Step(seed.trained, seed.settings, seed.device, log)
 
 
 def test_what_a_graph_would_get_wrong_is_not_captured(tiny, tmp_path):
@@ -115,45 +121,47 @@ def test_what_a_graph_would_get_wrong_is_not_captured(tiny, tmp_path):
 
     registry.load_file(Path(__file__).parent / "memory.py")
     gpu = torch.device("cuda")  # only asked for its name
-    half = trainer(tiny, tmp_path / "a", [], "train.precision=fp16").learner
+    half = new_step(begun(tiny, tmp_path / "a", "train.precision=fp16"))
     half.device = gpu
     assert half.graphless() == "fp16 looks at every gradient for an overflow"
-    memory = trainer(tiny, tmp_path / "b", [], "learning.views.type_1.objectives=[task, recall]").learner
+    memory = new_step(begun(tiny, tmp_path / "b", "learning.views.type_1.objectives=[task, recall]"))
     memory.device = gpu
     assert memory.graphless() == "the objective type_1.recall keeps a memory"
-    plain = trainer(tiny, tmp_path / "c", []).learner
+    plain = new_step(begun(tiny, tmp_path / "c"))
     plain.device = gpu
     assert plain.graphless() is None
 
 
 def test_a_loss_that_reads_the_epoch_is_not_captured(tiny, tmp_path):
-    one = trainer(tiny, tmp_path / "run", [])
-    views = one.learning.draw(one.train.batch(torch.arange(8)), generator(1))
+    seed = begun(tiny, tmp_path / "run")
+    views = [seed.draw(torch.arange(8))]
     told: list[str] = []
     step = Graphed(lambda views, progress: torch.ones(3), lambda views, progress: progress.epoch + 1, int, told.append)
     progress = Progress(2, torch.zeros(()))
     assert step(views, progress).tolist() == [1, 1, 1] and step(views, progress).tolist() == [1, 1, 1]
     assert told == ["train.graphs: an objective reads the number of the epoch, so steps are not captured"]
-    assert not Graphed(one.learner, one.learner.forward, int, told.append)._reads_epoch(views, progress)
+    real = new_step(seed)
+    forward = lambda batches, progress: real.forward(batches[0], progress)
+    assert not Graphed(real, forward, int, told.append)._reads_epoch(views, progress)
 
 
 def test_what_views_share_enters_a_graph_once(tiny, tmp_path):
-    one = trainer(tiny, tmp_path / "run", [])
-    views = one.learning.draw(one.train.batch(torch.arange(8)), generator(1))
+    views = [begun(tiny, tmp_path / "run").draw(torch.arange(8))]
     leaves, order, spec = _apart(views)
     assert len(leaves) == len({id(leaf) for leaf in leaves}) < len(order)
     copies = [leaf.clone() for leaf in leaves]
-    again = pytree.tree_unflatten([copies[i] for i in order], spec)
+    (again,) = pytree.tree_unflatten([copies[i] for i in order], spec)
     assert again["type_1"].clean.label is again["type_2"].clean.label
-    for name, view in views.items():
+    for name, view in views[0].items():
         for m, erased in view.erased.items():
             assert torch.equal(again[name].erased[m], erased)
-    assert _apart(again)[1] == order
+    assert _apart([again])[1] == order
 
 
 def test_a_kernel_without_a_deterministic_form_is_told_once_and_runs(tiny, tmp_path):
     told: list[str] = []
-    one = trainer(tiny, tmp_path / "run", told).learner
+    seed = begun(tiny, tmp_path / "run")
+    one = new_step(seed, told.append)
     forward, asked = one.forward, []
 
     def picky(views, progress):
@@ -163,10 +171,9 @@ def test_a_kernel_without_a_deterministic_form_is_told_once_and_runs(tiny, tmp_p
         return forward(views, progress)
 
     one.forward = picky
-    real = trainer(tiny, tmp_path / "other", [])
-    views = real.learning.draw(real.train.batch(torch.arange(8)), generator(1))
-    with own_randomness(torch.device("cpu"), 1):
-        first, second = one(views, Progress(0, torch.zeros(()))), one(views, Progress(0, torch.zeros(())))
+    views = seed.draw(torch.arange(8))
+    with deterministic(torch.device("cpu"), 1):
+        first, second = one([views], Progress(0, torch.zeros(()))), one([views], Progress(0, torch.zeros(())))
     assert first.isfinite().all() and second.isfinite().all()
     assert asked == [False, True, True] and one.lenient
     assert [line for line in told if "deterministic" in line] == [
@@ -177,7 +184,7 @@ def test_a_kernel_without_a_deterministic_form_is_told_once_and_runs(tiny, tmp_p
 
 
 def test_the_rate_is_set_in_place_where_a_graph_reads_it(tiny, tmp_path):
-    one = trainer(tiny, tmp_path / "run", []).learner
+    one = new_step(begun(tiny, tmp_path / "run"))
     for group in one.optimizer.param_groups:
         group["lr"] = torch.tensor(0.5)
     kept = [group["lr"] for group in one.optimizer.param_groups]
