@@ -246,7 +246,7 @@ def test_a_seed_resumed_alone_has_the_threads_that_it_had(tiny, tmp_path, monkey
     run = train(tiny, ["train.seeds=1", "train.epochs=1"], out=tmp_path / "run", quiet=True)
     env = json.loads(run.folder.env.read_text())
     assert env["threads"] == 2
-    run.folder.env.write_text(json.dumps({**env, "threads": 1}))
+    run.folder.write(run.folder.env, json.dumps({**env, "threads": 1}))
     for epoch in run.folder.seed(1).iterdir():
         for file in epoch.iterdir():
             file.unlink()

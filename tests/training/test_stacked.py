@@ -97,7 +97,7 @@ def test_a_run_that_was_killed_between_two_seeds_checkpoints_goes_on(tiny, tmp_p
     assert "seed 1: goes on after epoch 2" in log and "seed 7: goes on after epoch 1" in log
     # What was trained together goes on one after the other, and is evaluated, as any other run.
     changed = RunFolder(tmp_path / "both")
-    changed.resolved.write_text(changed.resolved.read_text().replace("together: true", "together: false"))
+    changed.write(changed.resolved, changed.resolved.read_text().replace("together: true", "together: false"))
     assert load_trained(changed, 4).model is not None
     assert {seed: state.epoch for seed, state in train(resume=changed, quiet=True).states.items()} == {1: 4, 4: 4, 7: 4}
 
