@@ -16,7 +16,7 @@ from mmrobust.recipe import Recipe
 from mmrobust.training.checkpoint import Checkpoints
 from mmrobust.training.data_record import DataRecord
 from mmrobust.training.folder import RunFolder
-from mmrobust.training.loop import choose_device
+from mmrobust.training.device import choose_device
 from mmrobust.training.trained import chosen_seeds, load_trained, open_data
 
 __all__ = ["Ensemble", "load_ensemble", "mean_prediction"]
