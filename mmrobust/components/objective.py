@@ -50,6 +50,7 @@ class TaskLoss(Objective):
     Args:
         context: What the house provides.
         loss: `auto` for the paper's, or `mse`, `mae`, `huber` for a regression.
+        regression: What `auto` is for a regression, for recipes that serve every task.
         smoothing: Label smoothing of the cross-entropy.
 
     Raises:
@@ -63,13 +64,14 @@ class TaskLoss(Objective):
         context: Context,
         *,
         loss: Literal["auto", "mse", "mae", "huber"] = "auto",
+        regression: Literal["mse", "mae", "huber"] = "mse",
         smoothing: float = 0.0,
     ) -> None:
         super().__init__(context)
         self.kind = context.task.kind
         if loss != "auto" and self.kind != "regression":
             raise OptionError("loss", f"'{loss}' is for a regression, and this task is a {self.kind}; leave it at auto")
-        self.loss = "mse" if loss == "auto" else loss
+        self.loss = regression if loss == "auto" else loss
         self.smoothing = smoothing
 
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:

@@ -9,7 +9,7 @@ from mmrobust.contracts import Context, Head, Stream
 from mmrobust.errors import OptionError
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import last, perceptron, read_width
+from mmrobust_baselines.layers import Activation, BatchNorm, last, perceptron, read_width
 
 Pool = Literal["mean", "last"]
 
@@ -20,7 +20,7 @@ def pooled(stream: Stream, pool: Pool) -> Tensor:
 
 
 class MLP(Head):
-    """A perceptron with ReLU over the pooled stream.
+    """A perceptron over the pooled stream.
 
     Maps `b s d` to `b c`.
 
@@ -28,7 +28,10 @@ class MLP(Head):
         context: Shapes, task and settings of the model.
         hidden: Width of the hidden layers; None for the input's.
         depth: Number of hidden layers.
-        dropout: Share dropped before each hidden layer in training.
+        dropout: Share of the pooled stream dropped in training.
+        between: Share dropped after each hidden layer in training.
+        activation: What follows each hidden layer.
+        norm: Whether the pooled stream is normalised over the batch first, as in TFR-Net's release.
         bounded: Whether a regression is squeezed into the labels' range by a sigmoid, as in TFN; other
             tasks, and regressions without a known range, are left alone.
         pool: `mean` of the real steps, or the `last` one.
@@ -41,21 +44,27 @@ class MLP(Head):
         hidden: int | None = None,
         depth: int = 1,
         dropout: float = 0.0,
+        between: float = 0.0,
+        activation: Activation = "relu",
+        norm: bool = False,
         bounded: bool = False,
         pool: Pool = "mean",
     ) -> None:
         super().__init__(context)
         width, outputs = read_width(context)
-        self.hidden = perceptron(width, hidden or width, depth, dropout)
+        self.norm = BatchNorm(width) if norm else nn.Identity()
+        self.hidden = perceptron(width, hidden or width, depth, dropout=dropout, between=between, activation=activation)
         self.linear = nn.Linear((hidden or width) if depth else width, outputs)
         self.pool: Pool = pool
         task = context.task
+        if norm:
+            self.samplewise = self.vmappable = False  # type: ignore[misc]
         self.range = None
         if bounded and task.kind == "regression" and task.low is not None and task.high is not None:
             self.range = (task.low, task.high)
 
     def forward(self, stream: Stream) -> Tensor:
-        y = self.linear(self.hidden(pooled(stream, self.pool)))
+        y = self.linear(self.hidden(self.norm(pooled(stream, self.pool))))
         if self.range is None:
             return y
         low, high = self.range

@@ -16,7 +16,7 @@ from mmrobust.contracts import Context, Fusion, Objective, Outputs, Progress, Sh
 from mmrobust.errors import OptionError, nearest
 from torch import Tensor, nn
 
-VIEWS = "cca_views"
+VIEWS = "cca views"
 
 
 class OuterCNN(Fusion):
@@ -42,6 +42,7 @@ class OuterCNN(Fusion):
     """
 
     minimum = 2
+    writes = (VIEWS,)
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class CCA(Objective):
     """
 
     minimum = 2
+    needs = (VIEWS,)
     vmappable = False
     compilable = False  # the decomposition breaks the graph
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from mmrobust.contracts import Context, Shape, Stream
-from mmrobust.errors import OptionError
+from mmrobust.errors import OptionError, nearest
 from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "none": nn.Identity,
 }
-Activation = Literal["relu", "tanh", "sigmoid", "none"]
+Activation = Literal["relu", "leaky_relu", "tanh", "sigmoid", "none"]
 
 
 def joined(generic: Mapping[str, T], specific: Mapping[str, T]) -> dict[str, T]:
@@ -128,30 +132,95 @@ def stretch(stream: Stream, steps: int) -> Tensor:
     return torch.bmm((overlap / each.clamp(min=1e-9)).to(x.dtype), x)
 
 
-def sinusoids(steps: int, width: int) -> Tensor:
-    """The positional encoding of Vaswani et al. (2017), `steps width`."""
-    place = torch.arange(steps).unsqueeze(1)
+Reading = Literal["release", "paper"]
+
+
+def sinusoids(steps: int, width: int, reading: Reading = "paper") -> Tensor:
+    """Sinusoidal positions, `steps width`.
+
+    Args:
+        steps: Number of positions.
+        width: Size of a step.
+        reading: `paper` for those of Vaswani et al. (2017), sines and cosines in turn, counted from 0; `release` for
+            those of MulT's public code: all sines before all cosines, counted from 1, zero in an odd last place.
+    """
+    if reading == "release":
+        half = width // 2
+        rate = torch.exp(torch.arange(half) * (-math.log(10000.0) / max(1, half - 1)))
+        angle = torch.arange(1, steps + 1).unsqueeze(1) * rate
+        return F.pad(torch.cat([angle.sin(), angle.cos()], 1), (0, width - 2 * half))
     rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angle = torch.arange(steps).unsqueeze(1) * rate
     table = torch.zeros(steps, width)
-    table[:, 0::2] = torch.sin(place * rate)
-    table[:, 1::2] = torch.cos(place * rate)[:, : width // 2]
+    table[:, 0::2] = torch.sin(angle)
+    table[:, 1::2] = torch.cos(angle)[:, : width // 2]
     return table
 
 
+class Attention(MultiheadAttention):
+    """Multi-head attention whose weights can be dropped in training, and that can hide later steps of the source.
+
+    Args:
+        width: Size of a step.
+        heads: Attention heads.
+        backend: Attention backend; where later steps are hidden or weights are dropped, torch's own function runs.
+        dropout: Share of the attention weights dropped in training.
+        future: Whether a query sees all of the source. If not, query step i sees the source steps up to i plus the
+            difference of the two lengths, as in MulT's public code.
+    """
+
+    def __init__(
+        self, width: int, heads: int, backend: str = "auto", *, dropout: float = 0.0, future: bool = True
+    ) -> None:
+        super().__init__(width, width, heads, backend)
+        self.dropout, self.future = nn.Dropout(dropout), future
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+        """Maps `x` `b s d`, which attends to `source` `b t d` with real steps `mask` `b t`, to `b s d`."""
+        dropout = self.dropout.p if self.training else 0.0
+        if self.future and not dropout:
+            return super().forward(x, source, mask)
+        query = rearrange(self.query(x), "b s (h d) -> b h s d", h=self.heads)
+        key, value = rearrange(self.key_value(source), "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
+        s, t = x.shape[1], source.shape[1]
+        seen = torch.ones(s, t, dtype=torch.bool, device=x.device)
+        seen = (seen if self.future else seen.tril(abs(t - s))).view(1, 1, s, t)
+        if mask is not None:
+            seen = seen & mask[:, None, None, :]
+        none = ~seen.any(-1, keepdim=True)  # a query that sees nothing gets zeros
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen | none, dropout_p=dropout)
+        return self.out(rearrange(out.masked_fill(none, 0), "b h s d -> b s (h d)"))
+
+
 class Block(nn.Module):
-    """A pre-norm Transformer block with ReLU; query, keys and values go through one layer norm.
+    """A Transformer block with ReLU; query, keys and values go through one layer norm.
 
     Args:
         width: Size of a step.
         heads: Attention heads.
         ratio: Width of the feed-forward layer over `width`.
-        dropout: Share dropped on each residual branch in training.
+        norm: `pre` normalises what enters each half, `post` the sum after it.
+        dropout: Share dropped in the feed-forward layer and on each residual branch in training.
+        attention_dropout: Share of the attention weights dropped in training.
+        future: Whether a query sees later steps of the source.
         backend: Attention backend.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float, dropout: float, backend: str) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        ratio: float = 4.0,
+        norm: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        future: bool = True,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
-        self.attention = MultiheadAttention(width, width, heads, backend)
+        self.pre = norm == "pre"
+        self.attention = Attention(width, heads, backend, dropout=attention_dropout, future=future)
         self.norm = nn.LayerNorm(width)
         self.norm_feed = nn.LayerNorm(width)
         hidden = round(width * ratio)
@@ -160,22 +229,26 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         """Maps `x` `b s d`, which attends to `source` `b t d` with real steps `mask` `b t`, to `b s d`."""
-        x = x + self.dropout(self.attention(self.norm(x), self.norm(source), mask))
-        return x + self.dropout(self.feed(self.norm_feed(x)))
+        if self.pre:
+            x = x + self.dropout(self.attention(self.norm(x), self.norm(source), mask))
+            return x + self.dropout(self.feed(self.norm_feed(x)))
+        x = self.norm(x + self.dropout(self.attention(x, source, mask)))
+        return self.norm_feed(x + self.dropout(self.feed(x)))
 
 
 class Transformer(nn.Module):
-    """Scaled input, sinusoidal positions, blocks, a last layer norm: the encoder of MulT.
+    """Scaled input, sinusoidal positions, pre-norm blocks, a last layer norm: the encoder of MulT.
 
     Args:
         width: Size of a step.
         length: Most steps of query or source.
         depth: Number of blocks.
         heads: Attention heads.
-        ratio: Width of the feed-forward layer over `width`.
-        dropout: Share dropped on each residual branch in training.
+        reading: Of the positions and of who sees what: `paper`, or `release` for those of MulT's public code, which
+            hides later steps (see `sinusoids` and `Attention`), gives no position to a step whose first number is
+            exactly zero, as those of padding and of erased steps are, and begins with Xavier's uniform weights.
         embed_dropout: Share of the positioned input dropped in training.
-        backend: Attention backend.
+        **options: Those of `Block`.
     """
 
     positions: Tensor
@@ -187,17 +260,19 @@ class Transformer(nn.Module):
         depth: int,
         heads: int,
         *,
-        ratio: float = 4.0,
-        dropout: float = 0.0,
+        reading: Reading = "paper",
         embed_dropout: float = 0.0,
-        backend: str = "auto",
+        **options: Any,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, ratio, dropout, backend) for _ in range(depth))
+        future = reading == "paper"
+        self.blocks = nn.ModuleList(Block(width, heads, future=future, **options) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(embed_dropout)
-        self.scale = width**0.5
-        self.register_buffer("positions", sinusoids(length, width), persistent=False)
+        self.scale, self.release = width**0.5, reading == "release"
+        self.register_buffer("positions", sinusoids(length, width, reading), persistent=False)
+        if reading == "release":
+            self.apply(_xavier)
 
     def forward(self, query: Stream, source: Stream | None = None) -> Stream:
         """Maps `query` `b s d`, which attends to `source` `b t d` or, without one, to itself, to `b s d`."""
@@ -209,15 +284,77 @@ class Transformer(nn.Module):
         return replace(query, x=self.norm(x))
 
     def _embed(self, stream: Stream) -> Tensor:
-        return self.dropout(self.scale * stream.x + self.positions[: stream.x.shape[1]])
+        positions = self.positions[: stream.x.shape[1]]
+        if self.release:
+            positions = positions * (stream.x[..., :1] != 0)
+        return self.dropout(self.scale * stream.x + positions)
 
 
-def perceptron(width: int, hidden: int, depth: int, dropout: float, activation: Activation = "relu") -> nn.Sequential:
-    """`depth` layers of one width: dropout, linear, activation."""
-    layers: list[nn.Module] = []
+def _xavier(module: nn.Module) -> None:
+    """Weights of linear layers by Xavier's uniform rule, biases zero; queries, keys and values as one matrix."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    if isinstance(module, Attention):
+        bound = (6 / (4 * module.query.in_features)) ** 0.5
+        for layer in (module.query, module.key_value):
+            nn.init.uniform_(layer.weight, -bound, bound)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Torch's batch normalisation of `b d`, which a batch of one sample passes as in evaluation."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.shape[0] == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
+def perceptron(
+    width: int, hidden: int, depth: int, *, dropout: float = 0.0, between: float = 0.0, activation: Activation = "relu"
+) -> nn.Sequential:
+    """`depth` linear layers of one width, each with its activation.
+
+    Args:
+        width: Size of the input.
+        hidden: Size of every layer.
+        depth: Number of layers.
+        dropout: Share of the input dropped in training.
+        between: Share dropped after each activation in training.
+        activation: What follows each layer.
+    """
+    layers: list[nn.Module] = [nn.Dropout(dropout)]
     for i in range(depth):
-        layers += [nn.Dropout(dropout), nn.Linear(width if i == 0 else hidden, hidden), ACTIVATIONS[activation]()]
+        layers += [nn.Linear(hidden if i else width, hidden), ACTIVATIONS[activation](), nn.Dropout(between)]
     return nn.Sequential(*layers)
+
+
+def by_name(
+    option: str, value: N | Mapping[str, N], names: Iterable[str], default: N, what: str = "modality"
+) -> dict[str, N]:
+    """One number for each modality, from one for all or a dict; `default` for those that a dict does not name.
+
+    A dict may also name modalities that the model leaves out, as long as it names all that it has.
+
+    Args:
+        option: The option's name, for errors.
+        value: What the recipe says.
+        names: The modalities, or whatever else has a number.
+        default: Number of those that the dict leaves out.
+        what: What the names are, for errors.
+
+    Raises:
+        OptionError: The dict names a modality that there is not, and leaves out one that there is.
+    """
+    names = tuple(names)
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    for name in value:
+        if name not in names and not set(names) <= set(value):
+            raise OptionError(option, f"there is no {what} '{name}'{nearest(name, names)}")
+    return {name: value.get(name, default) for name in names}
 
 
 def read_width(context: Context) -> tuple[int, int]:

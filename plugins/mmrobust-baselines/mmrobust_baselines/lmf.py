@@ -10,7 +10,7 @@ import torch
 from mmrobust.contracts import Context, Fusion, Shape, Stream, Streams
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import joined
+from mmrobust_baselines.layers import Reading, joined
 
 
 class LowRank(Fusion):
@@ -18,19 +18,23 @@ class LowRank(Fusion):
 
     The weights W = sum_i (x)_m w_m^(i) of rank r decompose, and so does the output: h = sum_i (o)_m (w_m^(i) . z_m),
     z_m = [x_m; 1], with (x) the outer and (o) the elementwise product.
-    The public release weighs the r terms by one more vector, which the factors can absorb; it is left out. The bias b
-    of h = W . Z + b is kept. Streams of more steps are averaged first. Gives `b 1 out`.
+    The bias b of h = W . Z + b is kept. Streams of more steps are averaged first. Gives `b 1 out`.
 
-    The paper does not say how factors begin: here they are drawn so that h has the variance of a product of the inputs'
-    mean squares, whatever the rank and the widths are.
+    With `reading: release`, what the authors trained, the r terms are weighed by one more vector (which the factors
+    could absorb), and all of these begin by Xavier's normal rule; with `paper` the terms are summed, and since it does
+    not say how factors begin, they are drawn so that h has the variance of a product of the inputs' mean squares,
+    whatever the rank and the widths are.
 
     Args:
         context: Shapes, task and settings of the model.
         rank: Number r of terms; the paper searches 1 to 16.
         out: Width of the output; None for the number of outputs of the task, so that the head is `given`.
+        reading: `release` or `paper`, see above.
     """
 
-    def __init__(self, context: Context, *, rank: int = 4, out: int | None = None) -> None:
+    def __init__(
+        self, context: Context, *, rank: int = 4, out: int | None = None, reading: Reading = "release"
+    ) -> None:
         super().__init__(context)
         shapes = joined(context.generic, context.specific)
         self.out = out or context.task.outputs
@@ -38,8 +42,14 @@ class LowRank(Fusion):
         self.factors = nn.ParameterDict(
             {key: nn.Parameter(torch.empty(rank, shape.width + 1, self.out)) for key, shape in shapes.items()}
         )
+        self.weights = nn.Parameter(torch.empty(1, rank)) if reading == "release" else None
         for factor in self.factors.values():
-            nn.init.normal_(factor, std=factor.shape[1] ** -0.5 * rank ** (-0.5 / len(self.factors)))
+            if self.weights is not None:
+                nn.init.xavier_normal_(factor)
+            else:
+                nn.init.normal_(factor, std=factor.shape[1] ** -0.5 * rank ** (-0.5 / len(self.factors)))
+        if self.weights is not None:
+            nn.init.xavier_normal_(self.weights)
         self.bias = nn.Parameter(torch.zeros(self.out))
         self.shape = Shape(self.out, 1)
 
@@ -52,6 +62,8 @@ class LowRank(Fusion):
             projected = torch.einsum("bd,rdh->brh", z, factor)
             product = projected if product is None else product * projected
         assert product is not None
+        if self.weights is not None:
+            product = self.weights.view(1, -1, 1) * product
         return product.sum(1) + self.bias
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:

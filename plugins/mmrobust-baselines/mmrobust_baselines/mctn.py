@@ -16,7 +16,7 @@ are as in both, but for the prediction's cost, which is the objective `task`'s. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -27,7 +27,10 @@ from torch import Tensor, nn
 
 from mmrobust_baselines.recurrent import Recurrent
 
-JOINTS = "translation_joints"
+
+def joints(source: str, targets: Iterable[str]) -> str:
+    """The note that holds the joint representations of a chain of translations."""
+    return f"translation {' > '.join((source, *targets))}"
 
 
 def _translated(context: Context, source: str, targets: list[str] | None) -> tuple[str, ...]:
@@ -35,11 +38,12 @@ def _translated(context: Context, source: str, targets: list[str] | None) -> tup
     others = tuple(m for m in context.modalities if m != source)
     if targets is None:
         return others
-    if sorted(targets) != sorted(others):
+    order = tuple(m for m in targets if m in others)
+    if sorted(order) != sorted(others):
         raise OptionError(
-            "targets", f"has to be the other modalities in some order ({', '.join(others)}), not {targets}"
+            "targets", f"has to name all other modalities in some order ({', '.join(others)}), not {targets}"
         )
-    return tuple(targets)
+    return order
 
 
 class TranslationChain(Fusion):
@@ -91,6 +95,7 @@ class TranslationChain(Fusion):
         if self.source not in shapes:
             raise OptionError("source", f"there is no modality '{self.source}'{nearest(self.source, shapes)}")
         self.targets = _translated(context, self.source, targets)
+        self.writes = (joints(self.source, self.targets),)
         sizes = [shapes[self.source].width, *[hidden] * (len(self.targets) - 1)]
         self.encoders = nn.ModuleList(
             Recurrent(size, hidden, layers=layers, bidirectional=bidirectional) for size in sizes
@@ -102,19 +107,19 @@ class TranslationChain(Fusion):
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
         stream = (specific if self.side == "specific" else generic)[self.source]
-        joints = []
+        states = []
         for encoder in self.encoders:
             stream, _ = encoder(stream)
             if self.bidirectional:
                 stream = stream.map(lambda x: x.unflatten(-1, (2, -1)).sum(-2))
-            joints.append(stream)
-        notes[JOINTS] = {"source": self.source, "joints": dict(zip(self.targets, joints, strict=False))}
-        states, final = self.reader(stream)
+            states.append(stream)
+        notes[self.writes[0]] = dict(zip(self.targets, states, strict=False))
+        read, final = self.reader(stream)
         if self.weigh is None:
             return Stream.pooled(final[-1])
         # Scores are between -1 and 1: no step is real where the sum is zero.
-        weight = self.weigh(states.x).exp() * states.mask.unsqueeze(-1)
-        return Stream.pooled((weight * states.x).sum(1) / weight.sum(1).clamp(min=1e-6))
+        weight = self.weigh(read.x).exp() * read.mask.unsqueeze(-1)
+        return Stream.pooled((weight * read.x).sum(1) / weight.sum(1).clamp(min=1e-6))
 
 
 class Decoder(nn.Module):
@@ -198,6 +203,7 @@ class Translation(Objective):
             )
         joint = context.fused.width
         order = _translated(context, self.source, targets)
+        self.needs = (joints(self.source, order),)
         width = {m: context.features[m].width for m in context.modalities}
         self.decoders = nn.ModuleDict({m: Decoder(joint, hidden, width[m], context.attention) for m in order})
         self.back = Recurrent(width[order[0]], joint)
@@ -207,10 +213,10 @@ class Translation(Objective):
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
         assert out.batch is not None
         clean = (out.batch.clean or out.batch).features
-        joints = out.notes[JOINTS]["joints"]
+        encoded = out.notes[self.needs[0]]
         loss = torch.zeros((), device=out.prediction.device)
         for i, (m, decoder) in enumerate(self.decoders.items()):
-            decoded = decoder(joints[m], clean[m].x.shape[1])
+            decoded = decoder(encoded[m], clean[m].x.shape[1])
             loss = loss + _error(decoded, clean[m])
             if i == 0:
                 back, _ = self.back(Stream(decoded, clean[m].mask))

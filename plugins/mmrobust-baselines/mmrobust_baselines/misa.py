@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from mmrobust.contracts import (
     Context,
     Fusion,
@@ -28,10 +27,9 @@ from mmrobust.contracts import (
     Streams,
 )
 from mmrobust.errors import OptionError
-from mmrobust.nn.layers import CrossBlock
 from torch import Tensor, nn
 
-from mmrobust_baselines.layers import ACTIVATIONS, Activation, common_width, divide, joined
+from mmrobust_baselines.layers import ACTIVATIONS, Activation, Block, common_width, divide, joined
 
 
 class SharedDense(GenericExtractor):
@@ -91,8 +89,9 @@ class SixTokens(Fusion):
     """A Transformer layer over all shared and private vectors, which are then put side by side.
 
     M = [h_l^c, h_v^c, h_a^c, h_l^p, h_v^p, h_a^p] attends to itself and is concatenated. Gives `b 1 2M*d`. Streams of
-    more steps are averaged first. There are no positions: each token has its own
-    place in the concatenation. The paper is silent about normalisation; it is Vaswani's (`norm: post`).
+    more steps are averaged first. There are no positions: each token has its own place in the concatenation. The paper
+    is silent about normalisation; in the release it is Vaswani's (`norm: post`), with ReLU, and the feed-forward layer
+    is 16 times as wide as d.
 
     Args:
         context: Shapes, task and settings of the model.
@@ -100,7 +99,8 @@ class SixTokens(Fusion):
         depth: Number of layers.
         ratio: Width of the feed-forward layer over d.
         norm: `pre` or `post` normalisation.
-        dropout: Share dropped on each residual branch in training.
+        dropout: Share of the attention weights, in the feed-forward layer and on each residual branch dropped in
+            training.
 
     Raises:
         OptionError: Streams have different widths, or `heads` does not divide theirs.
@@ -122,7 +122,15 @@ class SixTokens(Fusion):
         divide(width, heads)
         self.keys = tuple(shapes)
         self.blocks = nn.ModuleList(
-            CrossBlock(width, width, heads, ratio=ratio, norm=norm, dropout=dropout, backend=context.attention)
+            Block(
+                width,
+                heads,
+                ratio=ratio,
+                norm=norm,
+                dropout=dropout,
+                attention_dropout=dropout,
+                backend=context.attention,
+            )
             for _ in range(depth)
         )
         self.shape = Shape(width * len(shapes), 1)
@@ -135,7 +143,7 @@ class SixTokens(Fusion):
         return Stream.pooled(x.flatten(1))
 
 
-def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor:
+def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5, mask: Tensor | None = None) -> Tensor:
     """CMD_K of two batches of vectors in [0, 1] (Zellinger et al., 2017).
 
     |E(x) - E(y)| + sum over k from 2 to K of |C_k(x) - C_k(y)|, where C_k is the k-th central moment of each
@@ -145,11 +153,16 @@ def central_moment_discrepancy(x: Tensor, y: Tensor, moments: int = 5) -> Tensor
         x: `b d`.
         y: `b d`.
         moments: K.
+        mask: The vectors that count, `b`; None for all.
     """
-    mean_x, mean_y = x.mean(0), y.mean(0)
+
+    def mean(z: Tensor) -> Tensor:
+        return z.mean(0) if mask is None else (z * mask.unsqueeze(1)).sum(0) / mask.sum().clamp(min=1)
+
+    mean_x, mean_y = mean(x), mean(y)
     gaps = [mean_x - mean_y]
     for k in range(2, moments + 1):
-        gaps.append(((x - mean_x) ** k).mean(0) - ((y - mean_y) ** k).mean(0))
+        gaps.append(mean((x - mean_x) ** k) - mean((y - mean_y) ** k))
     return torch.linalg.vector_norm(torch.stack(gaps), dim=-1).sum()
 
 
@@ -185,9 +198,10 @@ class CMD(Objective):
 
 
 def _directions(stream: Stream) -> Tensor:
-    """Vectors with mean zero over the batch and length one, `b d`."""
+    """Vectors with mean zero over the batch and length one, `b d`; the length passes no gradient."""
     x = stream.mean()
-    return F.normalize(x - x.mean(0), dim=-1, eps=1e-6)
+    x = x - x.mean(0)
+    return x / (torch.linalg.vector_norm(x, dim=-1, keepdim=True).detach() + 1e-6)
 
 
 class Difference(Objective):
@@ -195,7 +209,8 @@ class Difference(Objective):
 
     The sum over modalities of |H_c^T H_p|_F^2, and over pairs of modalities of |H_p1^T H_p2|_F^2, where rows of H are
     the batch's vectors with mean zero and length one. The paper sums over the d x d products; the public release
-    takes their mean, and its weight of 0.3 belongs to that, so the mean is the default (`reduce`).
+    takes their mean, and its weight of 0.3 belongs to that, so the mean is the default (`reduce`). As in the
+    release, no gradient goes through the lengths; the paper says nothing of it.
 
     Args:
         context: Shapes, task and settings of the model.

@@ -16,7 +16,7 @@ from mmrobust.errors import OptionError
 from torch import nn
 
 from mmrobust_baselines.heads import Pool, pooled
-from mmrobust_baselines.layers import Transformer, common_width, divide
+from mmrobust_baselines.layers import Reading, Transformer, by_name, common_width, divide
 
 Side = Literal["generic", "specific"]
 
@@ -29,10 +29,13 @@ class CrossmodalPairs(Fusion):
     the output, `b 1 M(M-1)d`. In NORM-TR's slot (its section 4.7.4) set `query: generic`: the NRGF of one modality then
     attends to the MFs of the others.
 
-    How it was read: keys and values keep the low-level features of the source in every block, under the
-    block's own normalisation; the self-attention Transformer has `self_depth` blocks (the public release takes at
-    least 3, the paper says nothing); the release also forbids a step to see sources behind it in time, which the paper
-    does not have and which is left out; padding is masked everywhere.
+    How it was read: keys and values keep the low-level features of the source in every block, under the block's own
+    normalisation. The self-attention Transformer has `self_depth` blocks: as many as the others and at least 3 in the
+    authors' public code, the paper does not say. With `reading: release`, what the authors trained, a step does not see
+    source steps that are later than itself by more than the difference of the two lengths, positions are sines and then
+    cosines counted from 1, and weights begin by Xavier's rule; with `paper` every step sees the whole source and
+    positions are Vaswani's. The public code does not mask padding, but gives zero frames no position; here padding is
+    masked in both readings, for it must not change a prediction.
 
     Args:
         context: Shapes, task and settings of the model.
@@ -40,11 +43,14 @@ class CrossmodalPairs(Fusion):
         self_depth: Blocks of each modality's self-attention Transformer.
         heads: Attention heads.
         ratio: Width of the feed-forward layers over d.
-        dropout: Share dropped on each residual branch in training.
+        dropout: Share dropped in the feed-forward layers and on each residual branch in training.
+        attention_dropout: Share of the attention weights dropped in training, for all or by the source's name; the
+            self-attention of each modality has that of the first source.
         embed_dropout: Share of the positioned input dropped in training.
         query: Which features are the query.
         key_value: Which features are keys and values.
         pool: `last` for the last real step, or `mean`.
+        reading: `release` or `paper`, see above.
 
     Raises:
         OptionError: There is no other stream to attend to, widths differ, or `heads` does not divide them.
@@ -61,10 +67,12 @@ class CrossmodalPairs(Fusion):
         heads: int = 8,
         ratio: float = 4.0,
         dropout: float = 0.0,
+        attention_dropout: float | dict[str, float] = 0.0,
         embed_dropout: float = 0.0,
         query: Side = "specific",
         key_value: Side = "specific",
         pool: Pool = "last",
+        reading: Reading = "release",
     ) -> None:
         super().__init__(context)
         sides = {"generic": context.generic, "specific": context.specific}
@@ -80,22 +88,29 @@ class CrossmodalPairs(Fusion):
         divide(width, heads)
         length = max(shape.length for shape in (*queries.values(), *sources.values()))
 
-        def transformer(width: int, depth: int) -> Transformer:
+        shares = by_name("attention_dropout", attention_dropout, sources, 0.0)
+
+        def transformer(width: int, depth: int, source: str) -> Transformer:
             return Transformer(
                 width,
                 length,
                 depth,
                 heads,
+                reading=reading,
+                embed_dropout=embed_dropout,
                 ratio=ratio,
                 dropout=dropout,
-                embed_dropout=embed_dropout,
+                attention_dropout=shares[source],
                 backend=context.attention,
             )
 
+        first = next(iter(sources))
         self.pairs = nn.ModuleDict(
-            {a: nn.ModuleDict({b: transformer(width, depth) for b in bs}) for a, bs in self.sources.items()}
+            {a: nn.ModuleDict({b: transformer(width, depth, b) for b in bs}) for a, bs in self.sources.items()}
         )
-        self.selves = nn.ModuleDict({a: transformer(width * len(bs), self_depth) for a, bs in self.sources.items()})
+        self.selves = nn.ModuleDict(
+            {a: transformer(width * len(bs), self_depth, first) for a, bs in self.sources.items()}
+        )
         self.query_side, self.key_side = query, key_value
         self.pool: Pool = pool
         self.shape = Shape(width * sum(len(bs) for bs in self.sources.values()), 1)

@@ -45,6 +45,12 @@ class Recurrent(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(self.width) if norm else nn.Identity() for _ in sizes[1:])
         self.dropout = nn.Dropout(dropout)
 
+    def orthogonal(self) -> None:
+        """Sets the weights of all states to orthogonal matrices."""
+        for name, weight in self.named_parameters():
+            if "weight_hh" in name:
+                nn.init.orthogonal_(weight)
+
     def forward(self, stream: Stream) -> tuple[Stream, list[Tensor]]:
         """Reads `b t d`.
 

@@ -16,7 +16,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("generic_extractor", "mfn"): {"hidden": 4, "memory": 5, "between": 6, "unaligned": "stretch"},
     ("specific_extractor", "factor_lstm"): {"hidden": 4},
     ("fusion", "factor"): {"out": 8},
-    ("objective", "generative"): {"factor": 4, "hidden": 5},
+    ("objective", "generative"): {"factor": 4},
     ("encoder", "intra_inter"): {"depth": 1, "heads": 2},
     ("generic_extractor", "temporal_attention"): {"heads": 2},
     ("fusion", "gate_encoder"): {"hidden": 4},

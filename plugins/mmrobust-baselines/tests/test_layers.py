@@ -89,7 +89,7 @@ def test_modalities_that_are_not_aligned_are_refused_or_stretched() -> None:
 
 
 def test_attention_to_itself_is_torch_s_encoder_layer() -> None:
-    block = Block(8, 2, 2.0, 0.0, "manual").eval()
+    block = Block(8, 2, ratio=2.0, backend="manual").eval()
     theirs = nn.TransformerEncoderLayer(8, 2, 16, 0.0, "relu", batch_first=True, norm_first=True).eval()
     ours = block.attention
     theirs.self_attn.in_proj_weight.data = torch.cat([ours.query.weight, ours.key_value.weight]).data

@@ -16,7 +16,7 @@ SHAPES = pooled(4, 3)
 
 def objective_and_outputs(labels: torch.Tensor, **changes: object) -> tuple[UnimodalLabels, Outputs]:
     described = context(SHAPES, **changes)  # type: ignore[arg-type]
-    objective = UnimodalLabels(replace(described, fused=replace(SHAPES["a"], width=7)), hidden=5)
+    objective = UnimodalLabels(replace(described, fused=replace(SHAPES["a"], width=7)), hidden=5, reading="paper")
     return objective, outputs(streams(SHAPES, len(labels)), label=labels)
 
 

@@ -33,7 +33,7 @@ def test_a_product_too_large_is_refused() -> None:
 
 def test_low_rank_equals_its_weight_tensor_contracted_with_tfns_product() -> None:
     shapes = pooled(3, 2, 4)
-    fusion = LowRank(context(shapes, task=CLASSES), rank=5).double()
+    fusion = LowRank(context(shapes, task=CLASSES), rank=5, reading="paper").double()
     given = {k: s.map(torch.Tensor.double) for k, s in streams(shapes).items()}
     weights = torch.einsum("rih,rjh,rkh->ijkh", *fusion.factors.values())
     product = torch.einsum("bi,bj,bk->bijk", *with_ones(given))
@@ -44,7 +44,7 @@ def test_low_rank_equals_its_weight_tensor_contracted_with_tfns_product() -> Non
 def test_with_full_rank_any_contraction_of_tfn_can_be_reached() -> None:
     shapes = pooled(2, 3, 2)
     rank = 3 * 4  # the rank of a 3 x 4 x 3 tensor is at most the product of two of its sides
-    fusion = LowRank(context(shapes, task=CLASSES), rank=rank)
+    fusion = LowRank(context(shapes, task=CLASSES), rank=rank, reading="paper")
     weights = torch.randn(3, 4, 3, 3)
     a, b, c = fusion.factors.values()
     row, column = torch.arange(rank) // 4, torch.arange(rank) % 4
@@ -58,6 +58,6 @@ def test_with_full_rank_any_contraction_of_tfn_can_be_reached() -> None:
 
 
 def test_low_rank_has_the_papers_number_of_parameters() -> None:
-    fusion = LowRank(context(pooled(3, 2, 4), task=CLASSES), rank=5)
+    fusion = LowRank(context(pooled(3, 2, 4), task=CLASSES), rank=5, reading="paper")
     # Section 3.2.2: d_h x r x sum of (d_m + 1), and the bias.
     assert sum(p.numel() for p in fusion.parameters()) == 3 * 5 * (4 + 3 + 5) + 3

@@ -10,7 +10,7 @@ from mmrobust.contracts import Shape
 from mmrobust.errors import OptionError
 from small import PROGRESS, context, outputs, streams
 
-from mmrobust_baselines.mctn import JOINTS, Decoder, Translation, TranslationChain
+from mmrobust_baselines.mctn import Decoder, Translation, TranslationChain
 
 SHAPES = {"a": Shape(4, 5), "b": Shape(6, 3), "c": Shape(2, 4)}
 
@@ -30,7 +30,7 @@ def test_the_loss_adds_translations_and_the_way_back() -> None:
     given = streams(SHAPES)
     out = outputs(given)
     fusion({}, given, out.notes)
-    joints = out.notes[JOINTS]["joints"]
+    joints = out.notes["translation a > b > c"]
     assert list(joints) == ["b", "c"]
     decoded = {m: d(joints[m], SHAPES[m].length) for m, d in objective.decoders.items()}
     expected = sum((decoded[m] - given[m].x)[given[m].mask].square().mean() for m in decoded)
@@ -58,7 +58,7 @@ def test_targets_come_in_the_order_of_the_option() -> None:
     )
     out = outputs(streams(SHAPES))
     fusion({}, streams(SHAPES), out.notes)
-    assert list(out.notes[JOINTS]["joints"]) == list(objective.decoders) == ["c", "b"]
+    assert list(out.notes["translation a > c > b"]) == list(objective.decoders) == ["c", "b"]
     assert objective.back.ahead[0].input_size == SHAPES["c"].width
     with pytest.raises(OptionError, match="other modalities"):
         TranslationChain(around, targets=["c"])
@@ -68,7 +68,7 @@ def test_both_directions_are_added_and_the_states_are_weighed() -> None:
     fusion = TranslationChain(context(SHAPES), hidden=3, bidirectional=True, read="attention")
     given, notes = streams(SHAPES), {}
     out = fusion({}, given, notes)
-    joints = list(notes[JOINTS]["joints"].values())
+    joints = list(notes["translation a > b > c"].values())
     both = fusion.encoders[0](given["a"])[0].x
     torch.testing.assert_close(joints[0].x, both[..., :3] + both[..., 3:])
     assert fusion.weigh is not None
