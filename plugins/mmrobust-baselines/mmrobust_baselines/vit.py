@@ -67,9 +67,7 @@ class ViT(Fusion):
             from timm.models.vision_transformer import Block
         except (ImportError, RuntimeError, OSError) as error:  # timm imports torchvision, which fails in many ways
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OptionError(
-                "use", f"needs timm, which cannot be imported ({why}); pip install timm"
-            ) from error
+            raise OptionError("use", f"needs timm, which cannot be imported ({why}); pip install timm") from error
         self.keys = tuple(shapes)
         self.token = nn.Parameter(torch.empty(1, 1, width))
         self.positions = nn.ParameterDict(

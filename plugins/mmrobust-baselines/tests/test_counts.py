@@ -50,11 +50,9 @@ MMSA: dict[str, tuple[int, dict[str, object], dict[str, int]]] = {
         159_332,
         {"encoder.parts.audio": "{use: lstm, hidden: 16, out: 16}"},
         {
-            "our hidden layers of audio are as wide as the others', 32 instead of 16": -16 * 16
-            - 16
-            - (32 * 32 - 16 * 16)
-            - 16,
-            "and so is the output layer over them": -16,
+            "our hidden layer of audio is as wide as the others', 32 instead of 16": -16 * 16 - 16,
+            "and so is the layer after it": -(32 * 32 + 32 - 16 * 16 - 16),
+            "and the output layer": -16,
         },
     ),
     "tfr_net": (

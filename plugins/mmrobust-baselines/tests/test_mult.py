@@ -39,12 +39,14 @@ def test_padding_changes_neither_values_nor_gradients(crossmodal: bool) -> None:
 
 
 def test_the_last_real_steps_come_out_and_zero_where_there_are_none() -> None:
-    fusion = CrossmodalPairs(context(SHAPES), depth=1, self_depth=2, heads=2) given = streams(SHAPES) given["b"] =
-    replace(given["b"], mask=given["b"].mask & torch.tensor([[False], [True], [True], [True]])).zeroed() result =
-    fusion({}, given, {}).x.view(4, 3, 16) assert not result[0, 1].any() and result[1:, 1].any(-1).all() attended =
-    torch.cat([fusion.pairs["a"][b](given["a"], given[b]).x for b in "bc"], -1)  # type: ignore[index,operator] whole =
-    fusion.selves["a"](replace(given["a"], x=attended)).x torch.testing.assert_close(result[:, 0],
-    last(replace(given["a"], x=whole)))
+    fusion = CrossmodalPairs(context(SHAPES), depth=1, self_depth=2, heads=2)
+    given = streams(SHAPES)
+    given["b"] = replace(given["b"], mask=given["b"].mask & torch.tensor([[False], [True], [True], [True]])).zeroed()
+    result = fusion({}, given, {}).x.view(4, 3, 16)
+    assert not result[0, 1].any() and result[1:, 1].any(-1).all()
+    attended = torch.cat([fusion.pairs["a"][b](given["a"], given[b]).x for b in "bc"], -1)  # type: ignore[index,operator]
+    whole = fusion.selves["a"](replace(given["a"], x=attended)).x
+    torch.testing.assert_close(result[:, 0], last(replace(given["a"], x=whole)))
 
 
 def test_each_modality_attends_to_every_other_and_the_widths_add_up() -> None:

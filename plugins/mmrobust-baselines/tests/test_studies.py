@@ -7,6 +7,7 @@ import torch
 from mmrobust import recipe as recipes
 from mmrobust.contracts import Progress
 from mmrobust.model.assemble import build
+from mmrobust.studies.paper import figures_of
 from small import need_timm
 
 TINY = [
@@ -37,8 +38,8 @@ def test_the_paper_s_figures_are_beside_every_model() -> None:
     assert [one.table for one in robustness.paper] == ["5", "1"] and [one.table for one in fusions.paper] == [
         "section 4.7.4"
     ]
-    assert all(robustness.paper[0].of(variant) for variant in robustness.variants)
-    assert {variant: fusions.paper[0].of(variant)[0].value for variant in fusions.variants} == {
+    assert all(figures_of(robustness.paper[0], variant) for variant in robustness.variants)
+    assert {variant: figures_of(fusions.paper[0], variant)[0].value for variant in fusions.variants} == {
         "normtr": "88.89", "pairs": "88.75", "vit": "88.19",
     }  # fmt: skip
     on_mosi = recipes.load("studies/robustness_mosi")
