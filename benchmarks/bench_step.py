@@ -95,11 +95,11 @@ def bench_step(benchmark, size: str, threads: int, precision: str, tmp_path: Pat
     if onednn is not None:
         info["of_onednn"] = in_gemm(benchmark, flops, onednn, "onednn")
     info.update(
-        size=size, threads=threads, precision=precision, batch_size=len(pair.steps.batches[0]), gflop=flops / 1e9,
+        size=size, threads=threads, precision=precision, batch_size=len(pair.steps.updates[0][0]), gflop=flops / 1e9,
         gemm_gflops=gemm.flops / info["gemm"]["seconds"] / 1e9, of_gemm=in_gemm(benchmark, flops, gemm),
         of_gemm_naive=in_gemm(benchmark, flops, gemm) / info["naive"]["ratio"]["median"],
         feeding_share=info["feeding"]["ratio"]["median"],
-        samples_per_second=len(pair.steps.batches[0]) / benchmark.stats["median"],
+        samples_per_second=len(pair.steps.updates[0][0]) / benchmark.stats["median"],
     )  # fmt: skip
 
 

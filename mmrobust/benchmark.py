@@ -233,7 +233,7 @@ def _bench(recipe: Recipe, seconds: float, processes: bool, meter: Meter, folder
         step_low=low,
         step_high=high,
         rounds=len(times["step"]),
-        batch_size=len(steps.batches[0]),
+        batch_size=sum(map(len, steps.updates[0])),
         feeding=_ratio(times["feeding"], times["step"]),
         epoch=step * steps.seed.steps_each,
         training=step * steps.seed.steps * len(train.seeds),
@@ -257,7 +257,7 @@ class Steps:
         folder: An empty folder.
         device: Where to train.
         log: Gets a line on what the user should know.
-        batches: The samples of each step, again and again; None for those of the first epoch.
+        batches: The samples of each step, a batch, again and again; None for those of the first epoch.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class Steps:
         self.seed = Seed(built, RunFolder(folder), built.recipe.train.seeds[0], device)
         self.mover = take([self.seed], log)
         epoch = self.seed.begin()
-        self.batches = epoch.batches if batches is None else batches
+        self.updates = epoch.updates if batches is None else [[batch] for batch in batches]
         self.mover.trained.train()
 
     def step(self) -> None:
@@ -280,7 +280,8 @@ class Steps:
         # Schedules end; a step costs the same wherever in the training it is.
         state.step = (state.step + 1) % self.seed.steps
         self.mover.set_rate(self.seed.rate())
-        self.mover([self.seed.draw(self.batches[state.step % len(self.batches)])], self.seed.progress())
+        update = self.updates[state.step % len(self.updates)]
+        self.mover([self.seed.draw(index) for index in update], self.seed.progress())
 
     def warm_up(self, seconds: float) -> None:
         """Some steps that are not counted: the first ones meet kernels that are not made yet (docs/speed.md)."""
@@ -292,7 +293,8 @@ class Steps:
 
     def feeding(self) -> None:
         """The part of a step that fetches samples and makes their noisy views."""
-        self.seed.draw(self.batches[0])
+        for index in self.updates[0]:
+            self.seed.draw(index)
 
 
 class _Gemm:

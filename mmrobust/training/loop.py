@@ -62,12 +62,13 @@ def train_epoch(step: Step, seeds: Sequence[Seed], watch: Callable[[], None] = l
     epochs = [seed.begin() for seed in seeds]
     step.trained.train()
     with deterministic(step.device, derive(seeds[0].number, "dropout", epochs[0].number), step.lenient):
-        for indices in zip(*(epoch.batches for epoch in epochs), strict=True):
+        for updates in zip(*(epoch.updates for epoch in epochs), strict=True):
             step.set_rate(seeds[0].rate())
-            views = step.trained.gather([seed.draw(index) for seed, index in zip(seeds, indices, strict=True)])
-            values = step([views], seeds[0].progress())
-            for seed, index, row in zip(seeds, indices, values, strict=True):
-                seed.record(step, index, row)
+            drawn = [[seed.draw(index) for index in update] for seed, update in zip(seeds, updates, strict=True)]
+            batches = [step.trained.gather(views) for views in zip(*drawn, strict=True)]
+            values = step(batches, seeds[0].progress())
+            for seed, update, row in zip(seeds, updates, values, strict=True):
+                seed.record(step, update, row)
             if all(seed.diverged for seed in seeds):
                 return
             watch()

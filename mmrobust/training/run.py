@@ -25,7 +25,7 @@ from mmrobust.training.job import TrainingJob, takes
 from mmrobust.training.loop import fit
 from mmrobust.training.processes import fit_in_processes, only_here, share
 from mmrobust.training.progress import Meter
-from mmrobust.training.seed import Seed, best_value, selection, summary
+from mmrobust.training.seed import Seed, best_value, selection, steps_of_epoch, summary
 from mmrobust.training.step import autocast, first_line
 from mmrobust.training.trained import keep_record, open_data
 
@@ -218,7 +218,7 @@ def unstackable(built: Built) -> str | None:
 def _train(run: Run, built: Built, plan: _Plan, lock: int | None, job: TrainingJob) -> None:
     recipe, folder = run.recipe, run.folder
     seeds, resume = recipe.train.seeds, job.resume is not None
-    size = -(-len(built.dataset.splits["train"]) // recipe.train.batch_size) * recipe.train.epochs
+    size = steps_of_epoch(len(built.dataset.splits["train"]), recipe.train) * recipe.train.epochs
     files.sweep(folder.path)
     with (
         Meter(recipe.name, size * len(seeds), quiet=job.quiet) as meter,

@@ -31,8 +31,9 @@ from mmrobust.training.step import Moments, Step, Trained, Views
 
 if TYPE_CHECKING:
     from mmrobust.model.assemble import Built
+    from mmrobust.recipe import TrainSettings
 
-__all__ = ["Epoch", "Seed", "StepRecord", "best_value", "predict_split", "selection"]
+__all__ = ["Epoch", "Seed", "StepRecord", "best_value", "predict_split", "selection", "steps_of_epoch", "summary"]
 
 _LOOK = 50  # steps on a GPU between two looks at the losses; each look waits for it
 
@@ -58,7 +59,7 @@ class Epoch:
 
     Attributes:
         number: From 1.
-        batches: The samples of each step.
+        updates: The samples of each step: its batches.
         noise: Source of its noises.
         records: Steps that were not looked at yet.
         seen: How many were looked at.
@@ -66,7 +67,7 @@ class Epoch:
     """
 
     number: int
-    batches: Sequence[Tensor]
+    updates: Sequence[Sequence[Tensor]]
     noise: torch.Generator
     records: list[StepRecord] = field(default_factory=list)
     seen: int = 0
@@ -124,7 +125,7 @@ class Seed:
         self.valid: Split | None = None
         if self.select is not None:
             self.valid = resident(splits["valid"], built.context, device) if beside is None else beside.valid
-        self.steps_each = math.ceil(len(self.train) / settings.batch_size)
+        self.steps_each = steps_of_epoch(len(self.train), settings)
         self.steps = self.steps_each * settings.epochs
         self.checkpoints = Checkpoints(folder.seed(number), settings.keep, self.log)
         self.state = State(number)
@@ -163,7 +164,7 @@ class Seed:
         order = torch.randperm(len(self.train), generator=generator(self.number, "order", number)).to(self.device)
         noise = generator(self.number, "noise", number, device=self.device)
         # Batches of nearly one size: no tiny last one, of which some objectives could make no statistics.
-        self.epoch = Epoch(number, order.tensor_split(self.steps_each), noise)
+        self.epoch = Epoch(number, [[batch] for batch in order.tensor_split(self.steps_each)], noise)
         return self.epoch
 
     def draw(self, index: Tensor) -> Views:
@@ -178,19 +179,19 @@ class Seed:
         """How far training has come at the next step."""
         return Progress(self.state.epoch, torch.full((), self.state.step / self.steps, device=self.device))
 
-    def record(self, step: Step, index: Tensor, values: Tensor) -> None:
+    def record(self, step: Step, update: Sequence[Tensor], values: Tensor) -> None:
         """Keeps what a step reported, and looks at it where it is time to; looking waits for a GPU.
 
         Sets `diverged` where something is not finite; names step, samples and cause.
 
         Args:
             step: The step.
-            index: Its samples, `b`.
+            update: The samples of each of its batches, `b`.
             values: What `step.names` says, `n`.
         """
         if self.diverged is not None:  # what it does in a stack of seeds does no harm to the others
             return
-        self.epoch.records.append(StepRecord(self.state.step, index, values))
+        self.epoch.records.append(StepRecord(self.state.step, torch.cat(list(update)), values))
         self.state.step += 1
         last = self.state.step % self.steps_each == 0
         if last or len(self.epoch.records) >= (1 if self.device.type == "cpu" else _LOOK):
@@ -282,7 +283,7 @@ class Seed:
 
     def _measure(self, step: Step) -> dict[str, Any]:
         """The line for `metrics.jsonl` of an epoch whose steps are done."""
-        loss = {name: total / len(self.epoch.batches) for name, total in self.epoch.sums.items()}
+        loss = {name: total / len(self.epoch.updates) for name, total in self.epoch.sums.items()}
         gradient = loss.pop("gradient")
         scores = {} if self.select is None else self._validate(self.select)
         seconds = round(time.perf_counter() - self.epoch.started, 3)
@@ -312,6 +313,11 @@ class Seed:
         self.meter.say(text, plain_only=True, timed=True)
         if self.state.finished:
             self.log(summary(self.state, epochs))
+
+
+def steps_of_epoch(samples: int, settings: TrainSettings) -> int:
+    """How many updates of the weights an epoch of so many samples has."""
+    return math.ceil(samples / settings.batch_size)
 
 
 @torch.inference_mode()
