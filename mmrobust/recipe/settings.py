@@ -80,7 +80,9 @@ class TrainSettings:
 
     Attributes:
         epochs: Passes over the training split.
-        batch_size: Samples of a step.
+        batch_size: Samples of a batch.
+        accumulate: Batches whose gradients, on average, make one step of the optimizer; the last steps of an epoch may
+            have fewer. The schedule counts steps.
         lr: Learning rate after the warm-up.
         schedule: How the learning rate falls after the warm-up.
         warmup: Share of all steps in which the learning rate rises from 0.
@@ -99,6 +101,7 @@ class TrainSettings:
 
     epochs: int = within(30, low=1)
     batch_size: int = within(16, low=1)
+    accumulate: int = within(1, low=1)
     lr: float = within(1e-4, above=0)
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = within(0.1, low=0, high=1)

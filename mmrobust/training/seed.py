@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +60,7 @@ class Epoch:
 
     Attributes:
         number: From 1.
-        updates: The samples of each step: its batches.
+        updates: The samples of each step: one batch or, where gradients are accumulated, several.
         noise: Source of its noises.
         records: Steps that were not looked at yet.
         seen: How many were looked at.
@@ -164,7 +165,9 @@ class Seed:
         order = torch.randperm(len(self.train), generator=generator(self.number, "order", number)).to(self.device)
         noise = generator(self.number, "noise", number, device=self.device)
         # Batches of nearly one size: no tiny last one, of which some objectives could make no statistics.
-        self.epoch = Epoch(number, [[batch] for batch in order.tensor_split(self.steps_each)], noise)
+        batches = order.tensor_split(math.ceil(len(self.train) / self.settings.batch_size))
+        ends = [round(len(batches) * i / self.steps_each) for i in range(self.steps_each + 1)]
+        self.epoch = Epoch(number, [batches[a:b] for a, b in pairwise(ends)], noise)
         return self.epoch
 
     def draw(self, index: Tensor) -> Views:
@@ -317,7 +320,7 @@ class Seed:
 
 def steps_of_epoch(samples: int, settings: TrainSettings) -> int:
     """How many updates of the weights an epoch of so many samples has."""
-    return math.ceil(samples / settings.batch_size)
+    return math.ceil(math.ceil(samples / settings.batch_size) / settings.accumulate)
 
 
 @torch.inference_mode()
