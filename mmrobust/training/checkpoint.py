@@ -5,7 +5,7 @@
       learning.safetensors    the objectives' state_dict
       optimizer.safetensors   `<parameter>/<name of the moment>`
       state.json              where the training stands, and the metrics of every epoch so far
-      manifest.json           size and SHA-256 of each file
+      manifest.json           size and SHA-256 of each file, and the SHA-256 of that
 
 A checkpoint is staged, synced and renamed, so a kill or a full disk leaves it whole or absent; the manifest shows what
 a disk or a person did to it later (safetensors alone notices truncation, not a flipped bit). Nothing is ever unpickled.
@@ -106,6 +106,8 @@ def read(path: Path) -> Checkpoint:
     try:
         manifest = json.loads(content("manifest.json"))
         form = manifest["format"]
+        if "sha256" in manifest and manifest["sha256"] != digest(to_json(manifest["files"]).encode()):
+            raise ValueError
         known = {name: (manifest["files"][name]["size"], manifest["files"][name]["sha256"]) for name in _FILES}
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: manifest.json is damaged") from error
@@ -169,10 +171,11 @@ class Checkpoints:
             "state.json": to_json(asdict(state), indent=1).encode(),
         }
         known = {name: {"size": len(x), "sha256": digest(x)} for name, x in data.items()}
+        manifest = {"format": FORMAT, "files": known, "sha256": digest(to_json(known).encode())}
         with files.staged(self.path(state.epoch)) as part:
             for name, content in data.items():
                 (part / name).write_bytes(content)
-            (part / "manifest.json").write_text(to_json({"format": FORMAT, "files": known}, indent=1))
+            (part / "manifest.json").write_text(to_json(manifest, indent=1))
         self.prune(state)
 
     def prune(self, state: State) -> None:
