@@ -1,4 +1,4 @@
-"""What `mmrobust plugins new` writes builds, installs, is found, passes its tests and runs in its recipe, unedited."""
+"""Promise: what `mmrobust plugins new` writes builds, installs, passes its tests and runs in its recipe, unedited."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_every_snippet(env: dict[str, str], tmp_path: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text[named.end() :], "utf-8")
             continue
-        assert kind in ("sh", "python"), f"nobody runs a snippet of kind '{kind}'"
+        assert kind in ("sh", "python"), f"snippets of kind '{kind}' are not run"
         command = ["python", "-"] if kind == "python" else ["sh", "-e"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=280)
         assert done.returncode == code, f"{text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -120,7 +120,7 @@ def check_noise_generator(subject: Subject) -> None:
 def check_noise_padding(subject: Subject) -> None:
     """Padding is never counted as erased, and what stands in it, NaN included, changes nothing.
 
-    Counted as erased, padding would tell an adversary how long a sample is, and the measured rate would depend on how
+    Counted as erased, padding would show an adversary how long a sample is, and the measured rate would depend on how
     batches are put together.
     """
     noise, batch = _ready(subject)
@@ -140,8 +140,8 @@ def check_noise_padding(subject: Subject) -> None:
 def check_noise_marks(subject: Subject) -> None:
     """A step that is not marked as erased is exactly as it was.
 
-    Whoever asks which steps were corrupted (an adversary, a reconstruction loss, a figure of the attention) looks at
-    `erased`; noise that it does not show makes their answers wrong.
+    `erased` is what an adversary learns to predict, what a reconstruction loss restores, and what a figure of the
+    attention marks; noise that it does not show makes all three wrong.
     """
     noise, batch = _ready(subject)
     for rate in (0.3, 0.9):

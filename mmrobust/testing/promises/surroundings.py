@@ -16,7 +16,7 @@ def check_unequal_lengths(subject: Subject) -> None:
     """Modalities of different lengths work, or are refused by an OptionError.
 
     Unaligned MOSI has 50, 375 and 500 steps. A component that stacks modalities has to say that it needs equal
-    lengths, in words that tell what to do, not with a traceback.
+    lengths, in words that say what to do, not with a traceback.
     """
     subject.try_in(replace(subject.base, unequal=True))
 
