@@ -22,11 +22,11 @@ OPTIONS: dict[tuple[str, str], list[dict[str, Any]]] = {
     ("noise", "frame_drop"): [{"fill": {"speech": [1.0] * 12}}],
     ("noise", "gaussian"): [
         {"snr": 20.0, "pattern": "window", "scope": "one_modality"},
-        {"snr": (-5.0, 15.0), "pattern": "whole"},
+        {"snr": (-5.0, 15.0)},
         {"snr": {"speech": 3.0}},
     ],
     ("noise", "babble"): [{"snr": {"speech": 6.0}, "pattern": "steps"}],
-    ("noise", "spikes"): [{"scale": 1.0, "tail": 1.0, "pattern": "window"}],
+    ("noise", "spikes"): [{"scale": 1.0, "tail": 1.0}],
     ("noise", "shuffle"): [{"window": 2, "scope": "one_modality"}, {"window": 100}],
     ("noise", "saturation"): [{"limit": 0.0, "pattern": "steps"}],
     ("noise", "quantization"): [{"levels": 2, "pattern": "steps"}],
@@ -63,15 +63,10 @@ def variants(spec: ComponentSpec) -> Iterator[dict[str, Any]]:
     options = registry.options_of(spec)
     if "modalities" in options:
         yield {"modalities": ["speech"]}
-    choices = {
-        name: [value for form in (option.form, *option.form.items) for value in form.values if value != option.default]
-        for name, option in options.items()
-    }
-    for i in range(max(map(len, choices.values()), default=0)):
-        yield {name: some[i % len(some)] for name, some in choices.items() if some}
     for name, option in options.items():
-        if option.form.kind == "bool":
-            yield {name: not option.default}
+        values = [value for form in (option.form, *option.form.items) for value in form.values]
+        values += [True, False] if option.form.kind == "bool" else []
+        yield from ({name: value} for value in values if value != option.default)
     yield from OPTIONS.get((spec.kind, spec.name), [])
 
 
