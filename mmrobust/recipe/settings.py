@@ -88,6 +88,8 @@ class TrainSettings:
         warmup: Share of all steps in which the learning rate rises from 0.
         weight_decay: AdamW's.
         clip: Largest norm of the gradient; null for no clipping.
+        ema: Decay of a moving average of the weights, which is then what is validated, kept and used, e.g. 0.999; null
+            for the weights themselves.
         precision: Number format of the model's arithmetic.
         compile: Compile the step's forward pass; takes a minute before the first step.
         graphs: Capture whole steps as CUDA graphs.
@@ -107,6 +109,7 @@ class TrainSettings:
     warmup: float = within(0.1, low=0, high=1)
     weight_decay: float = within(0.01, low=0)
     clip: float | None = within(1.0, above=0)
+    ema: float | None = within(None, low=0, high=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     graphs: bool = False

@@ -169,6 +169,8 @@ class Step:
         names: What a step reports: the loss, each of its parts before its weight, and the norm of the gradient.
         optimizer: Holds the moments.
         scaler: Scales the loss where the precision is fp16.
+        average: The moving average of the weights, by name; empty without `train.ema` and before the first step. At
+            rest it changes places with the weights.
         lr: The learning rate that was set last.
         lenient: Whether kernels without a deterministic form may run, since the step has some.
     """
@@ -187,6 +189,7 @@ class Step:
         decays = [(p, p.dim() - trained.leading >= 2) for p in self.weights.values()]
         self.optimizer = build_optimizer(decays, settings, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        self.average: dict[str, Tensor] = {}
         self.lr = settings.lr
         self.lenient = False
         self._compiled: Callable[[Views, Progress], Losses] | None = None
@@ -224,6 +227,8 @@ class Step:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+        if self.settings.ema is not None:
+            self._move_average(self.settings.ema)
         return norms
 
     def set_rate(self, rate: float) -> None:
@@ -279,6 +284,14 @@ class Step:
             self.trained.shorten(gradients, norms, clip)
         return norms
 
+    @torch.no_grad()
+    def _move_average(self, decay: float) -> None:
+        if not self.average:  # it begins at the weights after the first step
+            self.average = {name: p.detach().clone() for name, p in self.weights.items()}
+        else:
+            for name, average in self.average.items():
+                average.lerp_(self.weights[name], 1 - decay)
+
     # Faster steps
 
     def _faster(self) -> Callable[[Sequence[Views], Progress], Tensor]:
@@ -312,17 +325,32 @@ class Step:
     def rest(self) -> Iterator[Sequence[Moments]]:
         """The seeds as a checkpoint keeps them, for a block; what it gives shares memory with the step.
 
+        Their models have the weights that are validated, kept and used: the average, where there is one.
+
         Yields:
             The moments of each seed.
         """
-        yield self._moments()
+        self._exchange()
+        try:
+            yield self._moments()
+        finally:
+            self._exchange()
 
     def release(self) -> Sequence[Moments]:
         """Ends the step: the seeds are at rest, with memory of their own; gives the moments of each."""
+        self._exchange()
         moments = [{key: value.clone() for key, value in own.items()} for own in self._moments()]
         self._run = None  # and with it its graphs
         self.trained.release()
         return moments
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        """Puts the averages in the place of the weights, and the weights in that of the averages."""
+        for name, average in self.average.items():
+            weight = self.weights[name].clone()
+            self.weights[name].copy_(average)
+            average.copy_(weight)
 
     def _moments(self) -> Sequence[Moments]:
         moments: list[dict[str, Tensor]] = [{} for _ in range(self.trained.seeds)]
@@ -332,6 +360,9 @@ class Step:
                     parts = [value] * len(moments) if key == "step" else self.trained.split(value)
                     for own, part in zip(moments, parts, strict=True):
                         own[f"{name}/{key}"] = part
+        for name, weight in self.average.items():
+            for own, part in zip(moments, self.trained.split(weight), strict=True):
+                own[f"{name}/weight"] = part
         return moments
 
     def _take(self, moments: Sequence[Moments]) -> None:
@@ -343,6 +374,9 @@ class Step:
                 name, _, moment = key.rpartition("/")
                 # A copy: kernels may round differently on memory that is aligned differently, as in a file's bytes.
                 joined.setdefault(name, {})[moment] = own[0].clone() if moment == "step" else self.trained.join(own)
+        own = {name: joined.get(name, {}).pop("weight", None) for name in self.weights}
+        self.average = {name: weight.to(self.device) for name, weight in own.items() if weight is not None}
+        self._exchange()
         names = {p: name for name, p in self.weights.items()}
         order = [names[p] for group in self.optimizer.param_groups for p in group["params"]]
         state = self.optimizer.state_dict()
