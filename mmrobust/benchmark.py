@@ -31,7 +31,7 @@ from mmrobust.training.processes import only_here
 from mmrobust.training.progress import duration
 
 if TYPE_CHECKING:
-    from mmrobust.recipe import Recipe
+    from mmrobust.recipe import Overrides, Recipe, RecipeLike
 
 __all__ = ["Bench", "Steps", "bench", "take_turns"]
 
@@ -142,8 +142,8 @@ class Bench:
 
 
 def bench(
-    recipe: Recipe | str | Path,
-    overrides: Sequence[str] = (),
+    recipe: RecipeLike,
+    overrides: Overrides = (),
     *,
     seconds: float = 5.0,
     processes: bool = True,
@@ -166,9 +166,7 @@ def bench(
     """
     if not seconds > 0:
         raise UsageError(f"things are measured for more than 0 seconds, not {seconds:g}")
-    if overrides and not isinstance(recipe, (str, Path)):
-        raise UsageError("overrides are for a recipe given by its path or name; load a loaded one anew with them")
-    loaded = recipes.load(recipe, overrides) if isinstance(recipe, (str, Path)) else recipe
+    loaded = recipes.as_recipe(recipe, overrides)
     try:
         with Meter(f"bench {loaded.name}", 5, quiet=quiet) as meter, tempfile.TemporaryDirectory() as folder:
             return _bench(loaded, seconds, processes, meter, Path(folder))

@@ -12,11 +12,11 @@ from mmrobust.contracts import Context, Split, Stream, Task
 from mmrobust.data import Preparation
 from mmrobust.errors import DataError
 from mmrobust.model.model import Model
-from mmrobust.recipe import Recipe
+from mmrobust.recipe import Overrides, Recipe
 from mmrobust.training.checkpoint import Checkpoints
 from mmrobust.training.data_record import DataRecord
-from mmrobust.training.folder import RunFolder
 from mmrobust.training.device import choose_device
+from mmrobust.training.folder import RunFolder
 from mmrobust.training.trained import chosen_seeds, load_trained, open_data
 
 __all__ = ["Ensemble", "load_ensemble", "mean_prediction"]
@@ -64,7 +64,7 @@ class Ensemble:
         return torch.cat(parts, 1)
 
 
-def load_ensemble(run: RunFolder, seeds: int | str = "best", overrides: Sequence[str] = ()) -> Ensemble:
+def load_ensemble(run: RunFolder, seeds: int | str = "best", overrides: Overrides = ()) -> Ensemble:
     """Loads the models of a run; the data that it was trained on is not needed.
 
     Args:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmrobust import files
+from mmrobust import recipe as recipes
 from mmrobust.contracts import Task
 from mmrobust.data import open_features
 from mmrobust.errors import UsageError
@@ -67,7 +68,7 @@ def predict(
     seeds: int | str = "best",
     out: str | Path | None = None,
     force: bool = False,
-    overrides: Sequence[str] = (),
+    overrides: recipes.Overrides = (),
 ) -> Predictions:
     """Predicts the samples of a file with a run's best checkpoints, and writes them as CSV.
 
@@ -92,9 +93,8 @@ def predict(
         WriteError: The CSV file cannot be written.
     """
     folder = RunFolder.open(run)
-    for change in overrides:
-        if not change.lstrip("~").startswith(("data.", "train.device", "evaluate.batch_size")):
-            raise UsageError(f"'{change}' changes what was trained; to predict, change data.* or train.device")
+    allowed = ("data", "train.device", "evaluate.batch_size")
+    overrides = recipes.restricted(overrides, allowed, "to predict, change data.* or train.device")
     if out is not None and not force and Path(out).is_file():
         raise UsageError(f"{out} exists; name another file, or replace it with --force")
     ensemble = load_ensemble(folder, seeds, overrides)

@@ -21,13 +21,14 @@ from mmrobust.contracts.randomness import derive
 from mmrobust.data import open_dataset
 from mmrobust.errors import MmrobustError, OptionError, Problem, RecipeError, nearest
 from mmrobust.files import explained, write_atomic
+from mmrobust.model.checks import check_settings
 from mmrobust.model.learning import Learning, View
 from mmrobust.model.model import Model
 from mmrobust.nn import attention
 from mmrobust.registry.spec import KINDS
 
 if TYPE_CHECKING:
-    from mmrobust.recipe import Recipe
+    from mmrobust.recipe import Overrides, Recipe, RecipeLike
 
 C = TypeVar("C")
 
@@ -52,7 +53,8 @@ class Built:
 
 
 def build(
-    recipe: Recipe | str | Path,
+    recipe: RecipeLike,
+    overrides: Overrides = (),
     *,
     dataset: Dataset | None = None,
     seed: int | None = None,
@@ -63,7 +65,8 @@ def build(
     from the same weights in all others. The global random state is left as it was.
 
     Args:
-        recipe: A loaded recipe, a path, or the bare name of a shipped one.
+        recipe: A loaded recipe, a path, the bare name of a shipped one, or a dict.
+        overrides: Changes of it: texts `a.b.c=value` and `~a.b.c`, or a dict `{"a.b.c": value}`.
         dataset: The recipe's dataset if it is open already.
         seed: Seed of the weights; None for the recipe's first.
 
@@ -72,8 +75,10 @@ def build(
         DataError: The data cannot be read.
         UsageError: The environment asks for what is not there (`MMROBUST_GEMM`).
     """
-    loaded = recipes.load(recipe) if isinstance(recipe, (str, Path)) else recipe
-    dataset = open_data(loaded) if dataset is None else dataset
+    loaded = recipes.as_recipe(recipe, overrides)
+    if dataset is None:
+        dataset = open_data(loaded)
+        check_settings(loaded, dataset)
     context = make_context(loaded, dataset)
     weights = derive(loaded.train.seeds[0] if seed is None else seed, "init")
     settings = loaded.model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmrobust.recipe.checker import misnamed
 from mmrobust.recipe.compose import Overrides, find, shipped, shipped_folder
-from mmrobust.recipe.loading import as_recipe, load
+from mmrobust.recipe.loading import RecipeLike, as_recipe, as_single, load, restricted
 from mmrobust.recipe.paper import Cited
 from mmrobust.recipe.recipe import Recipe
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
@@ -17,13 +17,16 @@ __all__ = [
     "Overrides",
     "Part",
     "Recipe",
+    "RecipeLike",
     "TrainSettings",
     "View",
     "Weighted",
     "as_recipe",
+    "as_single",
     "find",
     "load",
     "misnamed",
+    "restricted",
     "shipped",
     "shipped_folder",
 ]

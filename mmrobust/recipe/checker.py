@@ -164,7 +164,7 @@ class Checker:
             case "path" if isinstance(value, str) and value:
                 return self.path(value, node, label)
             case "str" | "path" if node.text:
-                return self.value(form, node.replaced(node.text), label)
+                return self.value(form, as_text(node), label)
             case "literal":
                 for choice in form.values:
                     if choice == value and type(choice) is type(value):
@@ -245,7 +245,7 @@ class Checker:
         """The first alternative that fits; if only one has the value's shape, its own errors are told."""
         shaped = [f for f in form.items if _shaped(f, node.value)]
         if not shaped and node.text:  # a word of the command line that looks like a number
-            node = node.replaced(node.text)
+            node = as_text(node)
             shaped = [f for f in form.items if _shaped(f, node.value)]
         if len(shaped) == 1 and not (isinstance(node.value, str) and shaped[0].kind == "literal"):
             return self.value(shaped[0], node, label)
@@ -542,6 +542,11 @@ def plugin_files(node: Node | None, checker: Checker) -> tuple[Path, ...]:
                 checker.report(item.where, str(error), str(path) if isinstance(error, UntrustedError) else "")
                 checker.catalogue = checker.catalogue.with_offers(registry.declared(path))
     return tuple(files)
+
+
+def as_text(node: Node) -> Node:
+    """A word of the command line as the text that was typed."""
+    return Node(node.text, node.where, node.key, node.text)
 
 
 def misnamed(name: str) -> str | None:

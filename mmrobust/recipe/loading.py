@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,11 @@ def load(ref: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides =
     return replace(recipe, variant_trees=trees, resolved=_standing_alone(recipe.resolved, whole))
 
 
-def as_recipe(
-    recipe: Recipe | str | os.PathLike[str] | Mapping[str, Any],
-    overrides: Overrides = (),
-    seeds: int | Iterable[int] | None = None,
-) -> Recipe:
+#: What people pass where a recipe is wanted.
+RecipeLike = Recipe | str | os.PathLike[str] | Mapping[str, Any]
+
+
+def as_recipe(recipe: RecipeLike, overrides: Overrides = (), seeds: int | Iterable[int] | None = None) -> Recipe:
     """What people pass where a recipe is wanted, as a checked recipe.
 
     Args:
@@ -78,6 +79,46 @@ def as_recipe(
     if not changes:
         return recipe
     return replace(load(recipe.resolved, changes), path=recipe.path, source=recipe.source)
+
+
+def as_single(recipe: RecipeLike, overrides: Overrides = (), seeds: int | Iterable[int] | None = None) -> Recipe:
+    """As `as_recipe`, where one recipe is trained.
+
+    Args:
+        recipe: See `as_recipe`.
+        overrides: See `as_recipe`.
+        seeds: See `as_recipe`.
+
+    Raises:
+        UsageError: It is a study.
+    """
+    loaded = as_recipe(recipe, overrides, seeds)
+    if loaded.variants:
+        ref = recipe if isinstance(recipe, str) else loaded.path or loaded.name
+        raise UsageError(
+            f"'{loaded.name}' is a study of {len(loaded.variants)} variants, not one recipe; train and compare them "
+            f"with: mmrobust study {shlex.quote(str(ref))}"
+        )
+    return loaded
+
+
+def restricted(overrides: Overrides, allowed: Sequence[str], advice: str) -> list[compose.Change]:
+    """The overrides, where only some keys may be changed.
+
+    Args:
+        overrides: See `load`.
+        allowed: Sections and settings, e.g. `evaluate` and `train.device`.
+        advice: What may be changed, for the error.
+
+    Raises:
+        UsageError: One changes something else.
+    """
+    changes = compose.changes(overrides)
+    for what in changes:
+        key = (what.partition("=")[0] if isinstance(what, str) else what[0]).strip().removeprefix("~")
+        if not any(key == name or key.startswith(f"{name}.") for name in allowed):
+            raise UsageError(f"'{what if isinstance(what, str) else key}' changes what was trained; {advice}")
+    return changes
 
 
 def _opened(ref: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Path | None, str, Node]:

@@ -73,6 +73,13 @@ class Recipe:
             found = node.key
         return found
 
+    def says(self, *keys: str) -> bool:
+        """Whether a value was written, and is no default."""
+        node = self.tree
+        for key in keys:
+            node = None if node is None else node.get(key)
+        return node is not None
+
     def variant(self, name: str) -> Recipe:
         """The recipe with one of its variants' overrides.
 

@@ -44,6 +44,7 @@ from torch import Tensor
 
 import mmrobust
 from mmrobust import files
+from mmrobust import recipe as recipes
 from mmrobust.contracts import Noise, Part
 from mmrobust.errors import DataError, Problem, RecipeError, UsageError, nearest
 from mmrobust.measures import check, describe, measure_many, measures_of, primary
@@ -91,7 +92,7 @@ class Evaluation(dict[str, Any]):
 
 def evaluate(
     run: str | Path | RunFolder,
-    overrides: Sequence[str] = (),
+    overrides: recipes.Overrides = (),
     *,
     changed_data: bool = False,
     quiet: bool = False,
@@ -117,11 +118,8 @@ def evaluate(
         DivergedError: A prediction is not finite.
     """
     folder = RunFolder.open(run)
-    for change in overrides:
-        if not change.lstrip("~").startswith(("evaluate.", "data.", "train.device")):
-            raise UsageError(
-                f"'{change}' changes what was trained; to evaluate, change evaluate.*, data.* or train.device"
-            )
+    allowed = ("evaluate", "data", "train.device")
+    overrides = recipes.restricted(overrides, allowed, "to evaluate, change evaluate.*, data.* or train.device")
     seeds = chosen_seeds(folder, "all")
     dataset, notes = open_data(folder, overrides, changed=changed_data)
     built = load_trained(folder, seeds[0], dataset=dataset, overrides=overrides)

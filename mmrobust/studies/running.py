@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrobust.errors import InterruptedRun, RecipeError, UsageError, WriteError
@@ -93,8 +92,6 @@ def _conclude(made: Study, quiet: bool, anew: bool = False) -> None:
 
 
 def _load(job: Job) -> Recipe:
-    if job.seeds is not None and not isinstance(job.recipe, (str, Path)):  # its variants are loaded already
-        raise UsageError("seeds are for a recipe given by its path or name; load a loaded one anew with them")
     recipe = job.load()
     if not recipe.variants:
         raise RecipeError(

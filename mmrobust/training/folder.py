@@ -41,7 +41,7 @@ except ImportError:  # Windows: no lock
     fcntl = None
 
 if TYPE_CHECKING:
-    from mmrobust.recipe import Recipe
+    from mmrobust.recipe import Overrides, Recipe
 
 __all__ = ["RunFolder", "environment", "to_json"]
 
@@ -231,7 +231,7 @@ class RunFolder:
         advice = _AGAIN.get(path.name, "restore it from a copy of the run")
         return DamagedError(f"{path} is damaged: {reason}; {advice.format(run=self.path)}")
 
-    def load_recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+    def load_recipe(self, overrides: Overrides = ()) -> Recipe:
         """The resolved recipe.
 
         Args:

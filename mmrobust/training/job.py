@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from mmrobust import recipe as recipes
-from mmrobust.errors import UsageError
 from mmrobust.training.folder import RunFolder
 
 if TYPE_CHECKING:
-    from mmrobust.recipe import Recipe
+    from mmrobust.recipe import Overrides, Recipe, RecipeLike
 
 __all__ = ["Job", "TrainingJob", "takes"]
 
@@ -29,8 +27,9 @@ class Job:
     """A recipe, or what there is of it already, and how to go about it.
 
     Attributes:
-        recipe: A loaded recipe, a path, or the bare name of a shipped one; None with `resume`.
-        overrides: Changes of it, `a.b.c=value` or `~a.b.c`; `extends=other` puts it on another recipe.
+        recipe: A loaded recipe, a path, the bare name of a shipped one, or a dict; None with `resume`.
+        overrides: Changes of it: texts `a.b.c=value` and `~a.b.c`, or a dict `{"a.b.c": value}`; `extends=other` puts
+            it on another recipe.
         runs: The folder of all runs.
         seeds: Instead of the recipe's: a number n for 1 to n, or the seeds themselves.
         resume: What to go on with: a run or study, its folder, or a recipe's name for its latest. It ends with the bits
@@ -40,11 +39,11 @@ class Job:
         quiet: Show no progress.
     """
 
-    recipe: Recipe | str | Path | None = None
-    overrides: Sequence[str] = ()
+    recipe: RecipeLike | None = None
+    overrides: Overrides = ()
     _: KW_ONLY
     runs: str | os.PathLike[str] = "runs"
-    seeds: int | Sequence[int] | None = None
+    seeds: int | Iterable[int] | None = None
     resume: RunFolder | str | os.PathLike[str] | None = None
     jobs: int | None = None
     quiet: bool = False
@@ -54,21 +53,10 @@ class Job:
 
         Raises:
             RecipeError: It is wrong.
-            UsageError: Overrides are given for a recipe that is loaded already.
+            UsageError: It is of a type that cannot be a recipe.
         """
         assert self.recipe is not None
-        more = [] if self.seeds is None else [f"train.seeds={_seeds(self.seeds)}"]
-        if isinstance(self.recipe, (str, Path)):
-            return recipes.load(self.recipe, [*self.overrides, *more])
-        if self.overrides:
-            raise UsageError("overrides are for a recipe given by its path or name; load a loaded one anew with them")
-        if self.seeds is None:
-            return self.recipe
-        seeds = _seeds(self.seeds)
-        numbers = tuple(range(1, seeds + 1)) if isinstance(seeds, int) else tuple(seeds)
-        loaded = self.recipe
-        resolved = {**loaded.resolved, "train": {**loaded.resolved.get("train", {}), "seeds": list(numbers)}}
-        return replace(loaded, train=replace(loaded.train, seeds=numbers), resolved=resolved)
+        return recipes.as_recipe(self.recipe, self.overrides, self.seeds)
 
 
 @dataclass(frozen=True)
@@ -83,6 +71,11 @@ class TrainingJob(Job):
     _: KW_ONLY
     out: str | os.PathLike[str] | None = None
     changed_data: bool = False
+
+    def load(self) -> Recipe:
+        """See `Job.load`; a study is refused."""
+        assert self.recipe is not None
+        return recipes.as_single(self.recipe, self.overrides, self.seeds)
 
 
 def takes(job: Callable[P, J]) -> Callable[[Callable[[J], R]], Callable[P, R]]:
@@ -120,8 +113,3 @@ def _documented(doc: str | None, job: Any) -> str | None:
     arguments = "\n".join(part.partition("Attributes:\n")[2].rstrip() for part in reversed(parts))
     before, raises, after = inspect.cleandoc(doc).partition("Raises:\n")
     return f"{before.rstrip()}\n\nArgs:\n{arguments}\n\n{raises}{after}"
-
-
-def _seeds(seeds: int | Sequence[int]) -> int | list[int]:
-    """Seeds as plain numbers, whatever kind of number they are."""
-    return int(seeds) if hasattr(seeds, "__index__") else [int(seed) for seed in seeds]  # type: ignore[arg-type]

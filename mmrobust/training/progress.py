@@ -6,6 +6,7 @@ On a terminal one live line is redrawn; elsewhere (a file, CI, a notebook) plain
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -42,9 +43,11 @@ class Meter:
         self.label = label
         self.total = max(total, 1)
         self.done = self._first = 0
-        self.quiet = quiet
-        self._stream = sys.stderr if stream is None else stream
-        self.live = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        to = sys.stderr if stream is None else stream
+        self.quiet = quiet or to is None  # a program without a console has no stderr
+        self._stream: TextIO = io.StringIO() if to is None else to
+        is_terminal = getattr(to, "isatty", lambda: False)()  # what stands in for stderr may have no `isatty`
+        self.live = not quiet and is_terminal and os.environ.get("TERM") != "dumb"
         self._colour = self.live and not os.environ.get("NO_COLOR")
         encoding = (getattr(self._stream, "encoding", None) or "ascii").lower().replace("-", "")
         self._full, self._rest = ("━", "─") if encoding.startswith("utf") else ("#", "-")

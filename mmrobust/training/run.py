@@ -25,7 +25,7 @@ from mmrobust.training.job import TrainingJob, takes
 from mmrobust.training.loop import fit
 from mmrobust.training.processes import fit_in_processes, only_here, share
 from mmrobust.training.progress import Meter
-from mmrobust.training.seed import Seed, best_value, selection, steps_of_epoch, summary
+from mmrobust.training.seed import Seed, best_value, steps_of_epoch, summary
 from mmrobust.training.step import autocast, first_line
 from mmrobust.training.trained import keep_record, open_data
 
@@ -121,7 +121,6 @@ def train_seeds(job: TrainingJob, verb: str = "train") -> Run:
     dataset, notes = (None, []) if folder is None else open_data(folder, changed=job.changed_data)
     built = build(loaded, dataset=dataset, seed=loaded.train.seeds[0])
     device = choose_device(loaded)
-    selection(built)
     plan = _plan(built, device, job.jobs, folder)
     if folder is None:  # nothing is left behind by a recipe or data that cannot be used
         others = {"data.json": DataRecord.of(loaded, built.dataset).to_text()}

@@ -22,7 +22,8 @@ from mmrobust import measures
 from mmrobust.accel.allocator import keep_freed_memory
 from mmrobust.contracts import Progress, Split
 from mmrobust.contracts.randomness import generator
-from mmrobust.errors import DataError, DivergedError, MmrobustError, Problem, RecipeError
+from mmrobust.errors import DivergedError
+from mmrobust.model.checks import selection
 from mmrobust.training.checkpoint import Checkpoints, State, restore
 from mmrobust.training.device import resident
 from mmrobust.training.folder import RunFolder
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mmrobust.model.assemble import Built
     from mmrobust.recipe import TrainSettings
 
-__all__ = ["Epoch", "Seed", "StepRecord", "best_value", "predict_split", "selection", "steps_of_epoch", "summary"]
+__all__ = ["Epoch", "Seed", "StepRecord", "best_value", "predict_split", "steps_of_epoch", "summary"]
 
 _LOOK = 50  # steps on a GPU between two looks at the losses; each look waits for it
 
@@ -122,7 +123,7 @@ class Seed:
         self.trained = Trained(self.model, self.learning)
         splits = built.dataset.splits
         self.train = resident(splits["train"], built.context, device) if beside is None else beside.train
-        self.select = selection(built)
+        self.select = selection(built.recipe, built.dataset)
         self.valid: Split | None = None
         if self.select is not None:
             self.valid = resident(splits["valid"], built.context, device) if beside is None else beside.valid
@@ -329,27 +330,6 @@ def predict_split(model: nn.Module, split: Split, batch_size: int) -> Tensor:
     model.eval()
     index = torch.arange(len(split), device=next(iter(split.features.values())).x.device)
     return torch.cat([model(split.batch(part).features).prediction for part in index.split(batch_size)])
-
-
-def selection(built: Built) -> str | None:
-    """The validation measure that chooses the checkpoint; None where nothing can be validated.
-
-    Raises:
-        DataError: Early stopping is asked for, and there is no validation split.
-        RecipeError: There is no such measure for this task.
-    """
-    recipe, valid = built.recipe, built.dataset.splits.get("valid")
-    settings = recipe.train
-    if not valid or valid.label is None:
-        if settings.patience is not None:
-            raise DataError("early stopping (train.patience) needs a validation split, and this data has none")
-        return None
-    if settings.select == "auto":
-        return measures.primary(built.context.task)
-    try:
-        return measures.check(built.context.task, [settings.select])[0]
-    except MmrobustError as error:
-        raise RecipeError(Problem(str(error), recipe.where("train", "select"))) from error
 
 
 def summary(state: State, epochs: int) -> str:

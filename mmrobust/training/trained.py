@@ -17,7 +17,7 @@ from mmrobust.training.data_record import DataRecord, RecordedDataset
 from mmrobust.training.folder import RunFolder
 
 if TYPE_CHECKING:
-    from mmrobust.recipe import Recipe
+    from mmrobust.recipe import Overrides, Recipe
 
 __all__ = ["best_seed", "chosen_seeds", "finished_seeds", "keep_record", "load_trained", "open_data"]
 
@@ -82,7 +82,7 @@ def load_trained(
     seed: int | None = None,
     *,
     dataset: Dataset | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
 ) -> Built:
     """Builds a run's recipe again, with the weights of its best checkpoint; the data itself is not needed.
 
@@ -121,7 +121,7 @@ def load_trained(
 
 
 def open_data(
-    run: RunFolder | str | os.PathLike[str], overrides: Sequence[str] = (), *, changed: bool = False
+    run: RunFolder | str | os.PathLike[str], overrides: Overrides = (), *, changed: bool = False
 ) -> tuple[Dataset, list[str]]:
     """Opens the data that a run was trained on.
 

@@ -1,0 +1,81 @@
+"""What can be known of training and evaluation from the recipe and the data alone, before hours of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmrobust import measures
+from mmrobust.errors import MmrobustError, Problem, RecipeError, nearest
+
+if TYPE_CHECKING:
+    from mmrobust.contracts import Dataset, Task
+    from mmrobust.recipe import Recipe
+
+__all__ = ["check_settings", "selection"]
+
+
+def check_settings(recipe: Recipe, dataset: Dataset) -> None:
+    """Checks the splits and the measures that training and evaluation will want.
+
+    Args:
+        recipe: The recipe.
+        dataset: Its data, opened.
+
+    Raises:
+        RecipeError: With everything that is wrong, each at its place in the recipe.
+    """
+    problems: list[Problem] = []
+    for check in (_check_splits, _check_measures, selection):
+        try:
+            check(recipe, dataset)
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+
+
+def selection(recipe: Recipe, dataset: Dataset) -> str | None:
+    """The validation measure that chooses the checkpoint; None where nothing can be validated.
+
+    Args:
+        recipe: The recipe.
+        dataset: Its data.
+
+    Raises:
+        RecipeError: There is no such measure for this task, or early stopping has no validation split.
+    """
+    valid = dataset.splits.get("valid")
+    settings = recipe.train
+    if not valid or valid.label is None:
+        if settings.patience is not None:
+            message = "early stopping (train.patience) needs a labelled split 'valid', and this data has none"
+            raise RecipeError(Problem(message, recipe.where("train", "patience")))
+        return None
+    if settings.select == "auto":
+        return measures.primary(dataset.task)
+    return _known([settings.select], recipe, dataset.task, "train", "select")[0]
+
+
+def _check_splits(recipe: Recipe, dataset: Dataset) -> None:
+    """Training needs the split `train`, evaluation the one that it names."""
+    labelled = [name for name, split in dataset.splits.items() if split.label is not None and len(split)]
+    said = recipe.says("evaluate", "split")
+    for name, at in (("train", ("data",)), (recipe.evaluate.split, ("evaluate", "split") if said else ("data",))):
+        if name not in labelled:
+            what = "training needs" if name == "train" else "evaluation (evaluate.split) needs"
+            message = f"{what} a labelled split '{name}', and this data has none{nearest(name, labelled)}"
+            raise RecipeError(Problem(message, recipe.where(*at)))
+
+
+def _check_measures(recipe: Recipe, dataset: Dataset) -> None:
+    wanted = recipe.evaluate.measures
+    if not isinstance(wanted, str):
+        _known(wanted, recipe, dataset.task, "evaluate", "metrics")
+
+
+def _known(names: list[str] | tuple[str, ...], recipe: Recipe, task: Task, *keys: str) -> list[str]:
+    """The names of measures, if all can be taken on this task."""
+    try:
+        return measures.check(task, names)
+    except MmrobustError as error:
+        raise RecipeError(Problem(str(error), recipe.where(*keys))) from error
