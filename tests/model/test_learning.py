@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mmrobust
 from mmrobust import recipe as recipes
 from mmrobust.contracts import Batch, Outputs, Progress, Stream
 from mmrobust.contracts.randomness import generator
@@ -67,6 +68,7 @@ learning:
 def made(text: str, folder: Path) -> Built:
     path = folder / "recipe.yaml"
     path.write_text(text)
+    mmrobust.trust(UNLIKE)
     return build(recipes.load(path))
 
 

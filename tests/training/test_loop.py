@@ -9,7 +9,7 @@ import torch
 
 from mmrobust import measures
 from mmrobust import recipe as recipes
-from mmrobust.errors import DataError, DivergedError, InterruptedRun, RecipeError, UsageError
+from mmrobust.errors import DivergedError, InterruptedRun, RecipeError, UsageError
 from mmrobust.model.assemble import build
 from mmrobust.training import Interrupt, Run, RunFolder, Seed, fit, load_trained, open_data, predict_split, train
 from mmrobust.training.device import choose_device, slow_precision
@@ -132,7 +132,7 @@ def test_without_a_validation_split_the_last_epoch_counts(tiny, tmp_path):
     fit([seed])
     assert seed.state.best == {"epoch": 3, "measure": None, "value": None}
     patient = dataclasses.replace(loaded, train=dataclasses.replace(loaded.train, patience=1))
-    with pytest.raises(DataError, match=r"early stopping \(train.patience\) needs a validation split"):
+    with pytest.raises(RecipeError, match=r"early stopping \(train.patience\) needs a labelled split 'valid'"):
         Seed(dataclasses.replace(built, recipe=patient), seed.folder, 1, torch.device("cpu"))
 
 
