@@ -1,4 +1,4 @@
-"""The component under test: how it is built, what it is given, and what it returns."""
+"""The component under test: how it is built and called."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrobust import registry
-from mmrobust.contracts import Batch, Context, Noise, Part, Progress, Stream, Streams
+from mmrobust.contracts import Batch, Context, Noise, Part, Progress, Streams
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import OptionError, UsageError, nearest
 from mmrobust.registry.options import live
 from mmrobust.registry.spec import KINDS, ComponentSpec
-from mmrobust.testing.comparing import quiet_random, run, same
+from mmrobust.testing.comparing import quiet_random, run
 from mmrobust.testing.failures import Blocked, Failed, NotApplicable, explained
+from mmrobust.testing.outputs import as_streams, check_streams
 from mmrobust.testing.surroundings import Inputs, Surroundings, context_of, model_around, views_of
 
 #: What each check tries first, then what it falls back to where a component refuses with an `OptionError`.
@@ -231,7 +232,7 @@ class Subject:
         """
         groups = {group: {key: s.zeroed() for key, s in streams.items()} for group, streams in inputs.items()}
         given = self.arguments(module, groups, around)
-        out = self._streams(module(*given.values()), given)
+        out = as_streams(self.kind, module(*given.values()), given)
         return {key: stream.zeroed() for key, stream in out.items()}
 
     def arguments(
@@ -262,36 +263,12 @@ class Subject:
             case _:
                 return {"streams": next(iter(inputs.values())), "notes": {}}
 
-    def _streams(self, out: Any, given: Mapping[str, Any]) -> Streams:
-        match self.kind:
-            case "objective":
-                out = {"loss": Stream.pooled(_typed(out, Tensor, "the loss").reshape(1, 1))}
-            case "head" | "discriminator":
-                if _typed(out, Tensor, "the output").ndim != 2:
-                    raise Failed("the output has the shape b c", f"{tuple(out.shape)}")
-                out = {"output": Stream.pooled(out)}
-            case "noise":
-                check_batch(given["batch"], out)
-                masks = {m: stream.mask for m, stream in out.features.items()}
-                erased = {f"erased {m}": Stream(e.unsqueeze(-1).float(), masks[m]) for m, e in out.erased.items()}
-                out = {**out.features, **erased}
-            case "fusion":
-                out = {"fused": out}
-        for key, stream in _typed(out, dict, "the output").items():
-            x, mask = _typed(stream, Stream, f"'{key}'").x, stream.mask
-            if x.ndim != 3 or not x.is_floating_point():
-                raise Failed(f"'{key}' is float, of shape b t d", f"{tuple(x.shape)}, {x.dtype}")
-            if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-                expected = f"the mask of '{key}' is bool, of shape {tuple(x.shape[:2])}"
-                raise Failed(expected, f"{tuple(mask.shape)}, {mask.dtype}")
-        return out
-
     @cached_property
     def trouble(self) -> Failed | None:
         """What is wrong with a plain forward pass, if anything: most checks need one."""
         try:
             module = self.build()
-            check_streams(self, self.call(evaluated(module), self.inputs()), self.base, count=6)
+            check_streams(self.kind, self.call(evaluated(module), self.inputs()), self.base, count=6)
         except Blocked:
             raise
         except Failed as failed:
@@ -322,7 +299,7 @@ class Subject:
         expected = f"it works with {around}, or refuses with an OptionError that says what it needs"
         try:
             module = evaluated(self.build(around))
-            check_streams(self, run(self, module, self.inputs(around), around).out, around, count=6)
+            check_streams(self.kind, run(self, module, self.inputs(around), around).out, around, count=6)
         except OptionError as error:
             raise NotApplicable(f"it refuses {around}: {error}") from None
         except Failed:
@@ -334,53 +311,6 @@ class Subject:
 def evaluated(component: Any) -> Any:
     """The component in evaluation mode, if it has one."""
     return component.eval() if isinstance(component, nn.Module) else component
-
-
-def check_batch(batch: Batch, out: Any) -> None:
-    """Fails unless `out`, with noise, is a batch like `batch`, without."""
-    _typed(out, Batch, "the noisy batch")
-    names = ", ".join(batch.features)
-    if set(out.features) != set(batch.features) or set(out.erased) != set(batch.features):
-        raise Failed(f"features and erased of {names}", f"{', '.join(out.features)} and {', '.join(out.erased)}")
-    for m, stream in batch.features.items():
-        after, erased = out.features[m], out.erased[m]
-        for what, value, expected in (("x", after.x, stream.x), ("`erased`", erased, stream.mask)):
-            if value.shape != expected.shape or value.dtype != expected.dtype:
-                raise Failed(
-                    f"{what} of '{m}' of shape {tuple(expected.shape)}, {expected.dtype}",
-                    f"{tuple(value.shape)}, {value.dtype}",
-                )
-        if not torch.equal(after.mask, stream.mask):
-            raise Failed(f"'{m}' keeps its mask", "the mask has changed; erased steps stay real")
-    for what, value, expected in (("label", out.label, batch.label), ("index", out.index, batch.index)):
-        if not same(value, expected):
-            raise Failed(f"`{what}` of the batch stays", "it has changed")
-
-
-def check_streams(subject: Subject, out: Streams, around: Surroundings, count: int) -> None:
-    """Fails unless `out` is made of finite streams of `count` samples."""
-    samples = 1 if subject.kind == "objective" else count
-    for key, stream in out.items():
-        if len(stream.x) != samples:
-            raise Failed(f"'{key}' has {samples} samples with {around}", f"shape {tuple(stream.x.shape)}")
-        if not stream.x[stream.mask].isfinite().all():
-            raise Failed(f"'{key}' is finite with {around}", "NaN or infinity")
-
-
-def _typed(value: Any, wanted: type, what: str) -> Any:
-    """The value, if it is of the type that is due.
-
-    Raises:
-        Failed: It is of another type; the message says how to make the right one.
-    """
-    if isinstance(value, wanted):
-        return value
-    came = f"a {type(value).__name__}"
-    if isinstance(value, Tensor):
-        came = f"a Tensor of shape {tuple(value.shape)}"
-        if wanted is Stream:
-            came += "; Stream.pooled(x) makes a stream of x, `b d`, and Stream(x, mask) of x, `b t d`"
-    raise Failed(f"{what} is a {wanted.__name__}", came)
 
 
 def _initialised(component: Any) -> bool:

@@ -6,7 +6,8 @@ from mmrobust.contracts import Component, Encoder, Noise, Shape
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import forward
 from mmrobust.testing.failures import Failed, explained
-from mmrobust.testing.subject import Subject, check_streams, evaluated
+from mmrobust.testing.outputs import check_streams
+from mmrobust.testing.subject import Subject, evaluated
 
 
 @check(Component, Noise)
@@ -62,7 +63,7 @@ def check_one_sample(subject: Subject) -> None:
     """
     module, _ = subject.ready()
     try:
-        check_streams(subject, forward(subject, module, subject.inputs(count=1)), subject.base, count=1)
+        check_streams(subject.kind, forward(subject, module, subject.inputs(count=1)), subject.base, count=1)
     except Failed as failed:
         raise Failed("a batch of one sample works", failed.came) from failed
     except Exception as error:

@@ -9,7 +9,8 @@ from mmrobust.errors import OptionError
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import difference, forward
 from mmrobust.testing.failures import Failed, NotApplicable, explained
-from mmrobust.testing.subject import Subject, check_streams, evaluated
+from mmrobust.testing.outputs import check_streams
+from mmrobust.testing.subject import Subject, evaluated
 
 
 @check(Component, Noise)
@@ -27,7 +28,7 @@ def check_modality_counts(subject: Subject) -> None:
         expected = f"{count} modalities work, as {promised} say"
         try:
             module = evaluated(subject.build(around))
-            check_streams(subject, subject.call(module, subject.inputs(around), around), around, count=6)
+            check_streams(subject.kind, subject.call(module, subject.inputs(around), around), around, count=6)
         except OptionError as error:
             raise Failed(expected, f"refused: {error}") from error
         except Failed as failed:

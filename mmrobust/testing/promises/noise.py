@@ -14,7 +14,8 @@ from mmrobust.contracts.randomness import generator
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import quiet_random
 from mmrobust.testing.failures import Failed, NotApplicable, explained
-from mmrobust.testing.subject import Subject, check_batch
+from mmrobust.testing.outputs import check_batch
+from mmrobust.testing.subject import Subject
 
 
 def noisy(noise: Noise, batch: Batch, rate: Rate, seed: int = 3) -> Batch:
