@@ -22,7 +22,7 @@ from benchmarks.alternate import Gemm, alternate, in_gemm
 from benchmarks.sizes import naive_of, ours, samples
 from mmrobust.benchmark import Steps
 from mmrobust.contracts.randomness import generator
-from mmrobust.nn import linear
+from mmrobust.accel import linear
 from mmrobust.training.device import slow_precision
 from mmrobust.training.loop import train_epoch
 

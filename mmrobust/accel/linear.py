@@ -2,7 +2,7 @@
 
 Torch has two libraries for the matrix products (GEMM) of linear layers on an x86 processor: MKL, which it asks in fp32,
 and oneDNN, which it asks in bf16. On processors that are not Intel's MKL leaves AVX-512 unused. On AMD's Zen 5, which
-has the whole width of it, oneDNN multiplies in fp32 twice as fast (docs/speed.md), and there the house asks oneDNN;
+has the whole width of it, oneDNN multiplies in fp32 twice as fast (docs/speed.md), and there fp32 products are given to oneDNN;
 `MMROBUST_GEMM=torch` leaves the choice to torch.
 """
 
@@ -17,22 +17,31 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
 
+from mmrobust.accel.modes import eager
 from mmrobust.accel.processor import processor
-from mmrobust.contracts import eager
 from mmrobust.errors import UsageError
 
-__all__ = ["Library", "Linear", "explain_gemm", "gemm", "linear", "quicken", "unoffered", "use_gemm", "why_not_onednn"]
+__all__ = ["Library", "Linear", "explain_gemm", "gemm", "linear", "use_fast_linear", "unoffered", "use_gemm", "why_not_onednn"]
 
 Library = Literal["onednn", "torch"]
 
-#: The family of AMD's Zen 5 as the processor tells it.
+#: The family of AMD's Zen 5 as the processor reports it.
 _ZEN_5 = 26
 
 #: Multiplications below which a call of ours costs more than it gains.
 SMALL = 2**22
 
 _overrides: list[Library] = []
+
+
+def _count_flops(x: Any, weight: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    return 2 * x.numel() * weight.shape[0]
+
+
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # torch's counter knows no formula for it
+    flop_registry[torch.ops.mkldnn._linear_pointwise] = _count_flops
 
 
 @functools.cache
@@ -42,8 +51,8 @@ def why_not_onednn() -> str | None:
         return reason
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return "torch has no AVX-512 here, and without it both libraries are equally fast"
-    told = processor()
-    vendor, family = told.get("vendor_id"), told.get("cpu family", "")
+    reported = processor()
+    vendor, family = reported.get("vendor_id"), reported.get("cpu family", "")
     if vendor == "GenuineIntel":
         return "MKL makes full use of Intel's processors"
     if vendor != "AuthenticAMD" or not family.isdecimal() or int(family) < _ZEN_5:
@@ -135,7 +144,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out if x.dim() == 2 else out.view(*x.shape[:-1], -1)
 
 
-def quicken(module: nn.Module) -> None:
+def use_fast_linear(module: nn.Module) -> None:
     """Turns every plain `nn.Linear` of a module, whoever wrote it, into a `Linear`; nothing else of it changes."""
     for part in module.modules():
         if type(part) is nn.Linear:

@@ -35,7 +35,7 @@ class Linear(Discriminator):
     them away, and `pool: mean` is right.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         pool: `flatten` for all steps in a row, `mean` for the mean of the real ones.
     """
 
@@ -56,7 +56,7 @@ class MLP(Discriminator):
     Maps `b t d` to `b c`.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         hidden: Width of the hidden layer.
         pool: `flatten` for all steps in a row, `mean` for the mean of the real ones.
         dropout: Share of hidden values dropped in training.

@@ -17,7 +17,7 @@ class Linear(Encoder):
     Maps `{m: b t_m n_m}` to `{m: b t_m n}`.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         bias: Whether the layers have a bias.
     """
 
@@ -38,7 +38,7 @@ class Identity(Encoder):
     """No encoder: features go on as they are, each modality in its own width.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
     """
 
     positionwise = True
@@ -55,7 +55,7 @@ class Each(Encoder):
     """Another encoder for each modality.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         parts: Encoder of each modality, by its name.
         others: Encoder of the modalities that `parts` does not name.
 

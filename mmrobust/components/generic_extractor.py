@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
-
-import torch
 
 from mmrobust.contracts import Context, GenericExtractor, Shape, Streams
 from mmrobust.errors import OptionError
@@ -19,7 +16,7 @@ class SharedMLP(GenericExtractor):
     to be the output's.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         out: Width d of the features; None for half of the input's.
         hidden: Width between the two layers; None for `out`.
         slope: Leaky ReLU's slope below zero.
@@ -43,25 +40,22 @@ class SharedMLP(GenericExtractor):
         super().__init__(context)
         widths = {shape.width for shape in context.encoded.values()}
         if len(widths) != 1:
-            told = ", ".join(f"{m} {shape.width}" for m, shape in context.encoded.items())
-            raise OptionError("use", f"needs one common width, but the encoder gives {told}; use encoder 'linear'")
+            given = ", ".join(f"{m} {shape.width}" for m, shape in context.encoded.items())
+            raise OptionError("use", f"needs one common width, but the encoder gives {given}; use encoder 'linear'")
         width = widths.pop()
         out = out or max(1, width // 2)
         self.mlp = mlp(width, hidden or out, out, slope=slope, dropout=dropout)
         self.shapes = {m: Shape(out, shape.length) for m, shape in context.encoded.items()}
 
     def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
-        # One product of all steps; a modality's alone may be small.
-        made = self.mlp(torch.cat([stream.x for stream in streams.values()], 1))
-        parts = made.split([stream.x.shape[1] for stream in streams.values()], 1)
-        return {m: replace(stream, x=x) for (m, stream), x in zip(streams.items(), parts, strict=True)}
+        return {m: stream.map(self.mlp) for m, stream in streams.items()}
 
 
 class Identity(GenericExtractor):
     """The encoded features as they are: "without the NRGF extractor", read as a query of plain features.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
     """
 
     positionwise = True
@@ -78,7 +72,7 @@ class Nothing(GenericExtractor):
     """No generic features at all; the fusion sees the specific ones alone.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
     """
 
     positionwise = True

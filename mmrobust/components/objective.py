@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrobust.accel.packing import Rows
 from mmrobust.contracts import Context, Discriminator, Objective, Outputs, Part, Progress, Shape, Stream
 from mmrobust.errors import OptionError
 from mmrobust.nn.gradient_reversal import ramp, reverse_gradient
@@ -19,20 +18,10 @@ Schedule = Literal["constant", "ramp"]
 
 
 def _common_shape(shapes: Mapping[str, Shape], what: str) -> Shape:
-    widths = {shape.width for shape in shapes.values()}
-    if len(widths) != 1:
-        told = ", ".join(f"{m} {shape.width}" for m, shape in shapes.items())
-        raise OptionError("use", f"its discriminator needs {what} of one width, but they have {told}")
-    return Shape(widths.pop(), max(shape.length for shape in shapes.values()))
-
-
-def _judged(discriminator: Discriminator, streams: list[Stream]) -> list[Tensor]:
-    """What the discriminator says of each stream, `b c`; in one pass where they are equally long."""
-    alike = all(s.times is None and s.x.shape[1] == streams[0].x.shape[1] for s in streams)
-    if not (alike and discriminator.samplewise):
-        return [discriminator(stream) for stream in streams]
-    together = Stream(torch.cat([stream.x for stream in streams]), torch.cat([stream.mask for stream in streams]))
-    return list(discriminator(together).chunk(len(streams)))
+    if len({shape.width for shape in shapes.values()}) != 1:
+        widths = ", ".join(f"{m} {shape.width}" for m, shape in shapes.items())
+        raise OptionError("use", f"its discriminator needs {what} of one width, but they have {widths}")
+    return Shape(next(iter(shapes.values())).width, max(shape.length for shape in shapes.values()))
 
 
 def _strength(grl: float, schedule: Schedule, progress: Progress) -> float | Tensor:
@@ -48,7 +37,7 @@ class TaskLoss(Objective):
     for the other readings.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         loss: `auto` for the paper's, or `mse`, `mae`, `huber` for a regression.
         regression: What `auto` is for a regression, for recipes that serve every task.
         smoothing: Label smoothing of the cross-entropy.
@@ -56,8 +45,6 @@ class TaskLoss(Objective):
     Raises:
         OptionError: A regression loss for a task that is none.
     """
-
-    lean = True
 
     def __init__(
         self,
@@ -97,7 +84,7 @@ class ModalityAdversary(Objective):
     other reading). The loss is the mean cross-entropy over all samples, modalities and both kinds of feature.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         discriminator: The network D1.
         explain: The extra network for each modality that makes the NRGF "compatible" with D1: the paper's `mlp`, or
             `none`.
@@ -110,8 +97,6 @@ class ModalityAdversary(Objective):
     """
 
     minimum = 2
-    lean = True
-
     def __init__(
         self,
         context: Context,
@@ -142,13 +127,10 @@ class ModalityAdversary(Objective):
         streams = []
         for m in self.modalities:
             stream = out.generic[m].map(lambda x: reverse_gradient(x, strength))
-            if m in self.explain:
-                rows = Rows.where(stream.mask)
-                stream = stream.map(lambda x, m=m, rows=rows: rows.unpack(self.explain[m](rows.pack(x))))
-            streams.append(stream)
+            streams.append(stream.map(self.explain[m]) if m in self.explain else stream)
             if self.read_specific:
                 streams.append(out.specific[m].map(lambda x: x if self.train_specific else x.detach()))
-        logits = torch.cat(_judged(self.discriminator, streams))
+        logits = torch.cat([self.discriminator(stream) for stream in streams])
         modality = torch.arange(len(self.modalities), device=logits.device)
         return F.cross_entropy(logits, modality.repeat_interleave(len(logits) // len(modality)))
 
@@ -163,7 +145,7 @@ class NoiseAdversary(Objective):
     one.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         discriminator: The network D2.
         target: `each` or `which`.
         negatives: Name of a view whose NRGF are further negatives of `each`; it must be in the recipe.
@@ -173,8 +155,6 @@ class NoiseAdversary(Objective):
     Raises:
         OptionError: There is no generic extractor, its streams are not the modalities, or widths differ.
     """
-
-    lean = True
 
     def __init__(
         self,
@@ -217,7 +197,7 @@ class NoiseAdversary(Objective):
             streams += [other.generic[m].map(reverse) for m in self.modalities]
             more = torch.stack([other.batch.erased[m].any(1) for m in self.modalities], 1)
             corrupted = torch.cat([corrupted, more], 1)
-        logits = torch.cat(_judged(self.discriminator, streams), 1)
+        logits = torch.cat([self.discriminator(stream) for stream in streams], 1)
         return F.binary_cross_entropy_with_logits(logits, corrupted.to(logits.dtype))
 
     def _which(self, generic: Mapping[str, Stream], corrupted: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class PerModalityMLP(SpecificExtractor):
     Maps `{m: b t_m n}` to `{m: b t_m d}`. Its architecture is that of `shared_mlp`.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         out: Width d of the features; None for half of the input's.
         hidden: Width between the two layers; None for `out`.
         slope: Leaky ReLU's slope below zero.
@@ -51,7 +51,7 @@ class Identity(SpecificExtractor):
     """The encoded features as they are.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
     """
 
     positionwise = True
@@ -68,7 +68,7 @@ class Nothing(SpecificExtractor):
     """No specific features at all; the fusion sees the generic ones alone.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
     """
 
     positionwise = True

@@ -19,14 +19,13 @@ from mmrobust.contracts.data import (
     Posterior,
     Progress,
     Rate,
+    Segment,
     Shape,
     Split,
-    Steps,
     Stream,
     Streams,
     Task,
     draw_rate,
-    eager,
 )
 from mmrobust.registry.spec import Part
 
@@ -47,13 +46,12 @@ __all__ = [
     "Posterior",
     "Progress",
     "Rate",
+    "Segment",
     "Shape",
     "SpecificExtractor",
     "Split",
-    "Steps",
     "Stream",
     "Streams",
     "Task",
     "draw_rate",
-    "eager",
 ]

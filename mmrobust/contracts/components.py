@@ -20,7 +20,7 @@ Rules that hold for every component (the conformance kit checks them):
 - Padding is zero when a component receives it, and whatever a component leaves in padding must change nothing later.
 - `forward` is pure: memory lives in buffers and changes in `Objective.update` alone; side values go into `notes`, a
   fresh dict of one pass.
-- Options are the keyword-only arguments of `__init__`, typed, with defaults. What the house provides arrives through
+- Options are the keyword-only arguments of `__init__`, typed, with defaults. What mmrobust provides arrives through
   the one positional argument, a `Context`.
 - No component touches the global random state in `__init__` or draws from it outside `torch.nn`'s own layers; noise
   draws from the generator it is handed.
@@ -31,7 +31,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -45,7 +44,6 @@ from mmrobust.contracts.data import (
     Rate,
     Shape,
     Split,
-    Steps,
     Stream,
     Streams,
     Task,
@@ -57,7 +55,7 @@ K = TypeVar("K", bound="Component | Noise")
 
 @dataclass(frozen=True)
 class Context:
-    """What the house provides to a component; nothing of it is ever guessed.
+    """What a component is given when it is built; nothing of it is ever guessed.
 
     Attributes:
         modalities: In the recipe's order.
@@ -71,7 +69,6 @@ class Context:
         encoded: Shapes after the encoder; empty before it is built.
         generic: Shapes after the generic extractor.
         specific: Shapes after the specific extractor.
-        pooled: True where the head looks at the mean of the fused steps alone, so that a fusion may give that mean.
         fused: Shape after the fusion.
         input: For a head or discriminator: the shape of the stream that it reads.
         outputs: For a head or discriminator: how many numbers it must return.
@@ -89,7 +86,6 @@ class Context:
     encoded: Mapping[str, Shape] = field(default_factory=dict)
     generic: Mapping[str, Shape] = field(default_factory=dict)
     specific: Mapping[str, Shape] = field(default_factory=dict)
-    pooled: bool = False
     fused: Shape | None = None
     input: Shape | None = None
     outputs: int | None = None
@@ -111,7 +107,8 @@ class Context:
 class Component(nn.Module):
     """What all trainable kinds share.
 
-    Class attributes are promises that let the house go faster; each is checked by the conformance kit.
+    Class attributes are promises, which the conformance kit checks. Nobody has to make them; those who do are made
+    faster by `accel/`, or can be exported.
 
     Attributes:
         positionwise: Each output step depends on the same input step alone, wherever and among how many it stands, and
@@ -167,48 +164,26 @@ class SpecificExtractor(_Extractor):
 
 
 class Fusion(Component):
-    """Makes one stream of the generic and the specific ones (`context.generic`, `context.specific`).
+    """One stream from the generic and the specific ones (`context.generic`, `context.specific`).
 
-    A fusion whose first layers look at each step alone may say so: it then has `prepare` for those layers and `attend`
-    for the rest, `forward` is one after the other, and `prepared` tells the house what stands where. Noise that sets
-    steps to zero costs such a fusion `attend` alone; the house prepares clean and erased steps once.
+    A fusion whose output steps belong to modalities says so by the stream's `segments` (`Stream.join` sets them).
 
     Attributes:
-        shape: Shape of the stream that `forward` returns; set in `__init__`.
-        prepared: For each stream that `prepare` returns, the streams of its input whose steps stand in it one after
-            the other; empty for a fusion that is not split.
+        shape: Shape of the stream that `forward` returns, with its segments; set in `__init__`.
     """
 
     shape: Shape
-    prepared: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
-        """Maps `{key: b t d}` twice to `b s d`. One of the dicts may be empty, as the context told."""
-        raise NotImplementedError
-
-    def prepare(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> Mapping[str, Steps]:
-        """Maps each step of each stream alone, by its values and its place: `{name: b s w}`, as `prepared` tells.
-
-        It may return streams. What the house hands it, and `attend`, need not be streams, but has their `x` and `mask`.
-        """
-        raise NotImplementedError
-
-    def attend(self, prepared: Mapping[str, Steps], notes: dict[str, Any]) -> Stream:
-        """Makes of what `prepare` returned what `forward` returns, `b s d`.
-
-        What is padding in every sample may have been left out, and other padding may hold anything finite.
-        """
+        """Maps `{key: b t d}` twice to `b s d`. One of the dicts may be empty, as the context says."""
         raise NotImplementedError
 
 
 class Head(Component):
     """The prediction from the fused stream (`context.input`, `context.outputs`).
 
-    Attributes:
-        pools: Looks at the mean over the real steps and at nothing else, so that the fusion may give that mean.
+    A batch may have fewer steps than `context.input.length`; its `segments` say which of them belong to whom.
     """
-
-    pools: ClassVar[bool] = False
 
     def forward(self, stream: Stream) -> Tensor:
         """Maps `b s d` to `b c`: raw logits, or the number itself."""
@@ -224,16 +199,13 @@ class Discriminator(Component):
 
 
 class Objective(Component):
-    """Reads what forward passes made and returns a loss; may own parameters and state. Runs in training only.
+    """Reads what forward passes give and returns a loss; may own parameters and state. Runs in training only.
 
     Attributes:
         reads: Names of other views whose outputs it needs; they run even if they list no objective.
-        weight: Factor of the loss in the sum; `weight` is reserved in a recipe and set by the house.
-        lean: Promises to look neither at `encoded` nor at a noisy batch's `features`, of any view. Where all of a
-            recipe's objectives do, neither need be made, and both may be empty (a promise like those of `Component`).
+        weight: Factor of the loss in the sum; `weight` is reserved in a recipe and set by the builder.
     """
 
-    lean: ClassVar[bool] = False
     reads: tuple[str, ...] = ()
     weight: float = 1.0
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+class Segment(NamedTuple):
+    """The part of a joined stream that came from one of the streams that were joined.
+
+    Attributes:
+        name: The modality, or another key.
+        length: How many steps it has, padding included.
+    """
+
+    name: str
+    length: int
 
 
 @dataclass(frozen=True)
@@ -17,13 +30,22 @@ class Shape:
     Attributes:
         width: Size of one step.
         length: Most steps there can be; 1 means pooled.
+        segments: What a joined stream is made of, each with its most steps; empty for any other stream.
     """
 
     width: int
     length: int
+    segments: tuple[Segment, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.length}x{self.width}"
+
+    @staticmethod
+    def join(shapes: Mapping[str, Shape]) -> Shape:
+        """The shape of `Stream.join`, of streams that have one width."""
+        segments = tuple(Segment(key, shape.length) for key, shape in shapes.items())
+        width = next(iter(shapes.values())).width
+        return Shape(width, sum(segment.length for segment in segments), segments)
 
 
 @dataclass(frozen=True)
@@ -34,23 +56,36 @@ class Stream:
         x: Values, `b t d`.
         mask: True where a step is real, `b t`, bool.
         times: Start and end of each step in seconds, `b t 2`, where the data knows them.
+        segments: Where several streams were joined, which steps came from which, as they are in this batch; their
+            lengths add up to `t`. Empty for a stream that was not joined.
     """
 
     x: Tensor
     mask: Tensor
     times: Tensor | None = None
+    segments: tuple[Segment, ...] = ()
 
     def zeroed(self) -> Stream:
         """The same stream with padding set to zero, NaN included."""
-        return replace(self, x=_kept(self.x, self.mask))
+        return replace(self, x=torch.where(self.mask.unsqueeze(-1), self.x, 0))
 
     def without(self, steps: Tensor) -> Stream:
         """The same stream with some steps, `b t`, set to zero, NaN included."""
-        return replace(self, x=_kept(self.x, ~steps))
+        return replace(self, x=torch.where(steps.unsqueeze(-1), 0, self.x))
+
+    def take(self, index: Tensor) -> Stream:
+        """The samples at `index` (`k`, int64)."""
+        times = None if self.times is None else self.times.index_select(0, index)
+        return replace(self, x=self.x.index_select(0, index), mask=self.mask.index_select(0, index), times=times)
+
+    def to(self, device: torch.device | str) -> Stream:
+        """The stream on another device."""
+        times = None if self.times is None else self.times.to(device)
+        return replace(self, x=self.x.to(device), mask=self.mask.to(device), times=times)
 
     def mean(self) -> Tensor:
         """Mean over the real steps, `b d`; zero where a sample has none."""
-        total = _kept(self.x, self.mask).sum(1)
+        total = self.zeroed().x.sum(1)
         return total / self.mask.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Stream:
@@ -62,44 +97,58 @@ class Stream:
         """One real step for each sample, from `b d`."""
         return Stream(x.unsqueeze(1), torch.ones(x.shape[0], 1, dtype=torch.bool, device=x.device))
 
+    @staticmethod
+    def join(streams: Mapping[str, Stream]) -> Stream:
+        """Several streams of one width, one after the other: `{key: b t d}` to `b s d`; `segments` says where each is.
 
-def eager() -> bool:
-    """Whether tensors have values now: neither traced for a compiler nor transformed by vmap."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+        Their times are kept where all of them have times.
+        """
+        parts = list(streams.values())
+        times = [part.times for part in parts if part.times is not None]
+        return Stream(
+            torch.cat([part.x for part in parts], 1),
+            torch.cat([part.mask for part in parts], 1),
+            torch.cat(times, 1) if len(times) == len(parts) else None,
+            tuple(Segment(key, part.x.shape[1]) for key, part in streams.items()),
+        )
 
+    def parts(self) -> Streams:
+        """The streams that were joined, `{key: b t d}`; empty for a stream that was not joined."""
+        lengths = [segment.length for segment in self.segments]
+        names = [segment.name for segment in self.segments]
+        x, mask = self.x.split(lengths, 1), self.mask.split(lengths, 1)
+        times = [None] * len(names) if self.times is None else self.times.split(lengths, 1)
+        return {name: Stream(*part) for name, *part in zip(names, x, mask, times, strict=True)}
 
-_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
-
-
-def _kept(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` `b t d` where `mask` `b t` is True, zero elsewhere, NaN included."""
-    mask = mask.unsqueeze(-1)
-    # A tensor of several seeds does not tell whether it requires a gradient, and torch 2.11 has no rule for its bits.
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype not in _BITS or not eager():
-        return torch.where(mask, x, 0)
-    # The same without a gradient, which a CPU has in a fraction of the time.
-    bits = _BITS[x.dtype]
-    return x.view(bits).bitwise_and(-mask.to(bits)).view(x.dtype)
-
-
-torch.export.register_dataclass(Stream, serialized_type_name="mmrobust.Stream")
 
 Streams = dict[str, Stream]
 
 
-class Steps(Protocol):
-    """A batch of sequences in whatever form, a `Stream` for one; what a split fusion is handed and makes."""
+def _flatten(stream: Stream) -> tuple[list[Tensor], tuple[bool, tuple[Segment, ...]]]:
+    times = [] if stream.times is None else [stream.times]
+    return [stream.x, stream.mask, *times], (stream.times is not None, stream.segments)
 
-    @property
-    def x(self) -> Tensor:
-        """Values, `b t d`."""
-        ...
 
-    @property
-    def mask(self) -> Tensor:
-        """True where a step is real, `b t`, bool."""
-        ...
+def _unflatten(values: Iterable[Any], static: tuple[bool, tuple[Segment, ...]]) -> Stream:
+    x, mask, *times = values
+    return Stream(x, mask, times[0] if static[0] else None, static[1])
 
+
+def _flatten_with_keys(stream: Stream) -> tuple[list[tuple[Any, Tensor]], tuple[bool, tuple[Segment, ...]]]:
+    values, static = _flatten(stream)
+    return list(zip(map(pytree.GetAttrKey, ("x", "mask", "times")), values, strict=False)), static
+
+
+# Exported and stacked models take streams apart into tensors; what a stream is joined of is no tensor.
+pytree.register_pytree_node(
+    Stream,
+    _flatten,
+    _unflatten,
+    serialized_type_name="mmrobust.Stream",
+    to_dumpable_context=list,
+    from_dumpable_context=lambda static: (static[0], tuple(Segment(*segment) for segment in static[1])),
+    flatten_with_keys_fn=_flatten_with_keys,
+)
 
 Rate = float | tuple[float, float]
 
@@ -163,10 +212,9 @@ class Batch:
         return replace(self, features={m: s.zeroed() for m, s in self.features.items()})
 
     def outline(self) -> Batch:
-        """This batch with steps of one number, zero: enough to draw a noise that is `constant`."""
-        empty = lambda s: replace(s, x=s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1))
-        clean = None if self.clean is None else self.clean.outline()
-        return replace(self, features={m: empty(s) for m, s in self.features.items()}, clean=clean)
+        """This batch with steps of one number, zero: all that a `constant` noise needs to draw which steps it erases."""
+        features = {m: replace(s, x=s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1)) for m, s in self.features.items()}
+        return replace(self, features=features, clean=None if self.clean is None else self.clean.outline())
 
     def noisy(self, features: Streams, erased: Mapping[str, Tensor]) -> Batch:
         """This batch after one more noise: `erased` is OR-ed, `clean` stays the first batch, masks stay."""
@@ -177,7 +225,7 @@ class Batch:
         """The batch on another device."""
         move = lambda t: None if t is None else t.to(device)
         return Batch(
-            {m: Stream(s.x.to(device), s.mask.to(device), move(s.times)) for m, s in self.features.items()},
+            {m: stream.to(device) for m, stream in self.features.items()},
             move(self.label),
             self.index.to(device),
             {m: e.to(device) for m, e in self.erased.items()},
@@ -187,13 +235,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Everything one forward pass made.
+    """Everything that one forward pass gives.
 
     Attributes:
         encoded: U', `{m: b t_m n}`.
         generic: F_NR, `{key: b t d}`; empty where the recipe has no generic extractor.
         specific: F_M, `{key: b t d}`; empty where the recipe has no specific extractor.
-        fused: What the fusion made of both, `b s d`; its mean, `b 1 d`, where the head looks at nothing else.
+        fused: What the fusion gives, `b s d`.
         prediction: `b c`.
         notes: Side values of this pass, by whoever made them.
         batch: The batch that went in; set by the learning, never by the model.
@@ -250,17 +298,14 @@ class Split:
         """The samples at `index` (`b`, int64), in torch's default dtype (float32, unless someone changed it)."""
         take = lambda t: None if t is None else t.index_select(0, index)
         dtype = torch.get_default_dtype()
-        features = {
-            m: Stream(s.x.index_select(0, index).to(dtype), s.mask.index_select(0, index), take(s.times))
-            for m, s in self.features.items()
-        }
+        features = {m: stream.take(index).map(lambda x: x.to(dtype)) for m, stream in self.features.items()}
         return Batch.fresh(features, take(self.label), index)
 
     def to(self, device: torch.device | str) -> Split:
         """The split on another device."""
         move = lambda t: None if t is None else t.to(device)
-        features = {m: Stream(s.x.to(device), s.mask.to(device), move(s.times)) for m, s in self.features.items()}
-        return Split(features, move(self.label), self.ids)
+        features = {m: stream.to(device) for m, stream in self.features.items()}
+        return Split(features, None if self.label is None else self.label.to(device), self.ids)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmrobust import contracts, registry
 from mmrobust import recipe as recipes
-from mmrobust.accel.linear import gemm, quicken
+from mmrobust.accel import accelerate
 from mmrobust.contracts import Component, Context, Dataset, Noise, Objective, Part, Shape
 from mmrobust.contracts.randomness import derive
 from mmrobust.data import open_dataset
@@ -40,9 +40,10 @@ class Built:
     Attributes:
         recipe: What it was built from.
         dataset: The data, opened.
-        context: What every component was told.
+        context: What every component was given.
         model: The parts, wired.
         learning: Views and objectives; used in training only.
+        fast: What `accel` has made faster, and what not and why.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class Built:
     context: Context
     model: Model
     learning: Learning
+    fast: tuple[str, ...] = ()
 
 
 def build(
@@ -99,20 +101,17 @@ def build(
                 loaded.where("model", "specific_extractor"),
             )
         )
-    catalogue = registry.catalogue()
-    pooled = catalogue.load(catalogue.find("head", settings.head.use)).pools
-    context = replace(context, generic=generic.shapes, specific=specific.shapes, pooled=pooled)
+    context = replace(context, generic=generic.shapes, specific=specific.shapes)
     fusion = part("fusion", contracts.Fusion, context)
     context = replace(context, fused=fusion.shape, input=fusion.shape, outputs=context.task.outputs)
     head = part("head", contracts.Head, context)
     model = Model(context.modalities, encoder, generic, specific, fusion, head)
-    for i, noise in enumerate(loaded.evaluate.noise):  # an impossible evaluation is told before hours of training
+    for i, noise in enumerate(loaded.evaluate.noise):  # an impossible evaluation is refused before hours of training
         make_noise(loaded, ("evaluate", "noise", str(i)), noise, context)
     learning = _learning(loaded, context, weights)
-    gemm()  # what the environment asks for in vain is told now
-    quicken(model)
-    quicken(learning)
-    return Built(loaded, dataset, context, model, learning)
+    device = attention.expected(loaded.train.device, loaded.train.precision).device
+    fast = accelerate(model, learning, timed=context.timed, device=device, precision=loaded.train.precision)
+    return Built(loaded, dataset, context, model, learning, fast)
 
 
 def save(built: Built, folder: Path) -> None:
@@ -140,7 +139,7 @@ def open_data(recipe: Recipe) -> Dataset:
 
 
 def make_context(recipe: Recipe, dataset: Dataset) -> Context:
-    """What the house tells every component of this recipe on this data.
+    """What is given to every component of this recipe on this data.
 
     Raises:
         RecipeError: `model.modalities` names one that the data does not have, or the attention backend does not
@@ -175,10 +174,10 @@ def make_noise(recipe: Recipe, where: tuple[str, ...], part: Part[Noise], contex
     """Builds a noise of the recipe.
 
     Args:
-        recipe: Where errors are told to be.
+        recipe: Where errors are said to be.
         where: Path of the noise in it.
         part: The noise.
-        context: What the house provides.
+        context: What mmrobust provides.
 
     Raises:
         RecipeError: The noise refuses an option.
@@ -215,7 +214,7 @@ def _learning(recipe: Recipe, context: Context, weights: int) -> Learning:
 def _make(
     recipe: Recipe, where: tuple[str, ...], kind: type[C], part: Part[Any], context: Context, seed: int
 ) -> C:
-    """One part of a recipe, with weights from `seed`; what it refuses is told with the position in the file."""
+    """One part of a recipe, with weights from `seed`; what it refuses is reported with the position in the file."""
     with torch.random.fork_rng(devices=[]), _placed(recipe, where, _kind(kind), part):
         torch.manual_seed(seed)
         return part_builder(kind, part, context)
@@ -242,7 +241,7 @@ def part_builder(kind: type[Any], part: Part[Any], context: Context) -> Any:
     Args:
         kind: Base class of its kind.
         part: Its name and options.
-        context: What it is told.
+        context: What it is given.
 
     Raises:
         PluginError: There is no such component, or it cannot be imported.

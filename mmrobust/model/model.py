@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmrobust.contracts import (
     Component,
@@ -16,28 +16,10 @@ from mmrobust.contracts import (
     Head,
     Outputs,
     SpecificExtractor,
-    Steps,
     Streams,
 )
 
-
-@dataclass(frozen=True)
-class Tokens:
-    """What a model makes of each step alone, before steps meet in the fusion.
-
-    Attributes:
-        encoded: U', `{m: b t_m n}`.
-        generic: F_NR, `{key: b t d}`.
-        specific: F_M, `{key: b t d}`.
-        prepared: What `Fusion.prepare` made of both; empty for a fusion that is not split.
-        notes: Side values.
-    """
-
-    encoded: Streams
-    generic: Streams
-    specific: Streams
-    prepared: Mapping[str, Steps] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+Tick = Callable[[int], None]
 
 
 class Model(nn.Module):
@@ -94,30 +76,50 @@ class Model(nn.Module):
         Args:
             features: `{m: b t_m n_m}`, in any order; modalities that the recipe does not use are passed over.
         """
-        return self.fuse(self.tokens(features))
+        notes: dict[str, Any] = {}
+        encoded = self._tidy(self.encoder(self._tidy({m: features[m] for m in self.modalities}), notes))
+        generic = self._tidy(self.generic(encoded, notes))
+        specific = self._tidy(self.specific(encoded, notes))
+        fused = self.fusion(generic, specific, notes).zeroed()
+        return Outputs(encoded, generic, specific, fused, self.head(fused), notes)
 
-    def tokens(self, features: Streams, *, zeroed: bool = True) -> Tokens:
-        """The first half of `forward`: encoder and extractors.
+    @torch.inference_mode()
+    def predict(self, features: Streams, batch_size: int, tick: Tick | None = None) -> Tensor:
+        """The predictions of any number of samples, `n c`, float32.
 
         Args:
-            features: As `forward` takes them.
-            zeroed: Set padding to zero before every part and in what comes out. Without it, padding holds anything
-                finite; it must be zero in the features, and every part positionwise.
+            features: `{m: n t_m n_m}`, on the model's device.
+            batch_size: Samples of one forward pass; what bounds the memory.
+            tick: Called with the number of samples after each forward pass.
         """
-        notes: dict[str, Any] = {}
-        tidy = lambda streams: self._ordered({k: s.zeroed() for k, s in streams.items()} if zeroed else streams)
-        encoded = tidy(self.encoder(tidy({m: features[m] for m in self.modalities}), notes))
-        return Tokens(encoded, tidy(self.generic(encoded, notes)), tidy(self.specific(encoded, notes)), notes=notes)
+        count = len(next(iter(features.values())).mask)
+        parts = []
+        for index in torch.arange(count, device=next(iter(features.values())).mask.device).split(batch_size):
+            parts.append(self({m: stream.take(index) for m, stream in features.items()}).prediction.float())
+            if tick is not None:
+                tick(len(index))
+        return torch.cat(parts)
 
-    def fuse(self, tokens: Tokens) -> Outputs:
-        """The second half of `forward`: fusion and head; notes are added to those of the tokens."""
-        if tokens.prepared:
-            fused = self.fusion.attend(tokens.prepared, tokens.notes)
-        else:
-            fused = self.fusion(tokens.generic, tokens.specific, tokens.notes)
-        fused = fused.zeroed()
-        return Outputs(tokens.encoded, tokens.generic, tokens.specific, fused, self.head(fused), tokens.notes)
+    @torch.inference_mode()
+    def predict_erased(
+        self, features: Streams, erased: Mapping[str, Tensor], batch_size: int, tick: Tick | None = None
+    ) -> Tensor:
+        """The predictions of `k` copies of the samples, each with other steps set to zero, `k n c`, float32.
 
-    def _ordered(self, streams: Streams) -> Streams:
+        Args:
+            features: `{m: n t_m n_m}`, clean, on the model's device.
+            erased: True where a step is set to zero, `{m: k n t_m}`, never in padding.
+            batch_size: Samples of one forward pass.
+            tick: Called with the number of samples after each forward pass.
+        """
+        copies = len(next(iter(erased.values())))
+        views = ({m: stream.without(erased[m][i]) for m, stream in features.items()} for i in range(copies))
+        return torch.stack([self.predict(view, batch_size, tick) for view in views])
+
+    def ordered(self, streams: Streams) -> Streams:
+        """The streams in the recipe's order of modalities; keys that are no modality come last."""
         order = [m for m in self.modalities if m in streams]
         return {key: streams[key] for key in [*order, *(key for key in streams if key not in self.modalities)]}
+
+    def _tidy(self, streams: Streams) -> Streams:
+        return {key: stream.zeroed() for key, stream in self.ordered(streams).items()}

@@ -1,4 +1,4 @@
-"""What a built recipe is made of: its tree with shapes, parameters and FLOPs, and one real training step."""
+"""What a built recipe consists of: its tree with shapes, parameters and FLOPs, and one real training step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from mmrobust.accel.linear import explain_gemm, use_gemm
 from mmrobust.contracts import Batch, Progress, Shape, Streams
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DivergedError, Problem, RecipeError
@@ -54,9 +53,8 @@ class Summary:
         model: The parts in the order in which data meets them.
         objectives: The objectives by `view.objective`.
         outputs: Width of the prediction.
-        tokens: Whether the views share their tokens, or why not.
         attention: Which attention backend runs in training, and why not another one.
-        gemm: Which library multiplies in linear layers, and why; empty but for training in fp32 on a CPU.
+        fast: What `accel` makes faster, and what not and why.
         batch: Samples of the tried step.
         losses: Losses of the tried step, by `view.objective`, and `total`.
         idle: Parameters that got no gradient in it.
@@ -69,9 +67,8 @@ class Summary:
     model: tuple[Row, ...]
     objectives: tuple[Row, ...]
     outputs: int
-    tokens: str
     attention: tuple[str, ...]
-    gemm: str
+    fast: tuple[str, ...]
     batch: int
     losses: Mapping[str, float] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
@@ -98,9 +95,8 @@ class Summary:
             "outputs": self.outputs,
             "parameters": self.parameters,
             "flops": self.flops,
-            "tokens": self.tokens,
             "attention": list(self.attention),
-            "gemm": self.gemm,
+            "fast": list(self.fast),
             "step": {"batch": self.batch, "losses": dict(self.losses), "without_gradient": list(self.idle)},
         }
 
@@ -128,9 +124,8 @@ class Summary:
                 f"   {r.slot.ljust(width)}  {self.losses[r.slot]:8.4f}  {_count(r.parameters)} parameters"
                 for r in self.objectives
             ]
-        told = [line if i == 0 or line.startswith(" ") else f"   and {line}" for i, line in enumerate(self.attention)]
-        lines += ["", f"tokens: {self.tokens}", "attention: " + "\n".join(told)]
-        lines += [f"linear layers: {self.gemm}"] if self.gemm else []
+        cases = [line if i == 0 or line.startswith(" ") else f"   and {line}" for i, line in enumerate(self.attention)]
+        lines += ["", "attention: " + "\n".join(cases), *(f"fast: {line}" for line in self.fast)]
         total = self.losses["total"]
         lines.append(f"one step on {self.batch} samples: loss {total:.4f}, forward and backward finite")
         if self.idle:
@@ -191,9 +186,8 @@ def summarize(built: Built, *, seed: int | None = None) -> Summary:
         model=tuple(rows),
         objectives=objectives,
         outputs=task.outputs,
-        tokens=_tokens(built, batch),
         attention=attention,
-        gemm=explain_gemm(known.device, recipe.train.precision),
+        fast=built.fast,
         batch=count,
         losses=losses,
         idle=idle,
@@ -237,14 +231,6 @@ def _step(built: Built, batch: Batch, seed: int, half: bool) -> tuple[dict[str, 
     return losses, tuple(name for name, gradient in zip(named, gradients, strict=False) if gradient is None)
 
 
-def _tokens(built: Built, batch: Batch) -> str:
-    with torch.no_grad():
-        found = built.learning.share(built.model, built.learning.draw(batch, generator(0, "summary")))
-    if isinstance(found, str):
-        return f"made anew for each view: {found}"
-    return f"made once, of clean steps and of an erased one, for {len(built.learning.views)} views"
-
-
 def _flops(built: Built, features: Streams) -> dict[str, int]:
     """Operations of each part in one forward pass; counted with the written-out attention, where none is hidden.
 
@@ -254,7 +240,7 @@ def _flops(built: Built, features: Streams) -> dict[str, int]:
     features = {m: replace(s, mask=torch.ones_like(s.mask)) for m, s in features.items()}
     was = built.model.training
     built.model.eval()
-    with torch.no_grad(), use_attention("manual"), use_gemm("torch"), _Counter(built.model.parts, counts):
+    with torch.no_grad(), use_attention("manual"), _Counter(built.model.parts, counts):
         built.model(features)
     built.model.train(was)
     return counts
@@ -286,10 +272,10 @@ class _Counter(TorchDispatchMode):
             self.counts[self.inside[-1]] += formula(*args, **(kwargs or {}), out_val=out)
         return out
 
-    def __exit__(self, *told: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
         for hook in self.hooks:
             hook.remove()
-        super().__exit__(*told)
+        super().__exit__(*error)
 
 
 def _shapes(shapes: Mapping[str, Shape]) -> str:

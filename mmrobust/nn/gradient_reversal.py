@@ -7,24 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrobust.contracts import eager
-
 
 class _Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: Tensor) -> Tensor:
-        ctx.save_for_backward(strength)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (strength,) = ctx.saved_tensors
-        return -strength * gradients[0], None
-
-
-class _Transformed(torch.autograd.Function):
-    """The same in the form that `torch.func` asks for, whose call takes ten times as long."""
-
     generate_vmap_rule = True
 
     @staticmethod
@@ -35,7 +19,10 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
 
-    backward = _Reverse.backward
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (strength,) = ctx.saved_tensors
+        return -strength * gradients[0], None
 
 
 def reverse_gradient(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
@@ -47,8 +34,7 @@ def reverse_gradient(x: Tensor, strength: float | Tensor = 1.0) -> Tensor:
     """
     if not isinstance(strength, Tensor):  # filled where it is wanted: a number that is copied makes a GPU wait
         strength = torch.full((), strength, dtype=x.dtype, device=x.device)
-    form = _Reverse if eager() else _Transformed
-    return form.apply(x, strength.to(x.device, x.dtype))  # type: ignore[return-value]
+    return _Reverse.apply(x, strength.to(x.device, x.dtype))  # type: ignore[return-value]
 
 
 def ramp(fraction: Tensor, strength: float = 1.0, gamma: float = 10.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers that more than one component is made of."""
+"""Layers that more than one component is built from."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmrobust.accel.packing import Rows
-from mmrobust.accel.varlen_attention import ragged
-from mmrobust.nn.attention import attention, precisely
+from mmrobust.nn.attention import attention
 
 
 def mlp(width: int, hidden: int, out: int, *, slope: float = 0.01, dropout: float = 0.0) -> nn.Sequential:
@@ -33,7 +31,7 @@ class MultiheadAttention(nn.Module):
 
     Args:
         width: Size of the query and of the output; a multiple of `heads`.
-        source: Size of what keys and values are made of.
+        source: Size of the steps that keys and values come from.
         heads: Number of heads.
         backend: Attention backend.
     """
@@ -47,34 +45,11 @@ class MultiheadAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
-        """Attends from `x` `b s d` to `source` `b t k`, whose real steps `mask` `b t` tells; gives `b s d`."""
-        return self.attend(self.query(x), self.key_value(source), Rows(), Rows(mask, packed=False))
-
-    def attend(self, query: Tensor, key_value: Tensor, rows: Rows, keys: Rows) -> Tensor:
-        """The same, of projections that were made before.
-
-        Args:
-            query: `b s d`, packed as `rows`.
-            key_value: `b t (2 d)`, packed as `keys`.
-            rows: How queries are packed, and what comes out.
-            keys: How keys and values are packed: where they are, samples attend one after the other.
-
-        Returns:
-            `b s d`, packed as `rows`.
-        """
-
-        def heard(asks: Tensor, answers: Tensor) -> Tensor:
-            if keys.packed:
-                q = rearrange(asks, "r (h d) -> r h d", h=self.heads)
-                k, v = rearrange(answers, "u (kv h d) -> kv u h d", kv=2, h=self.heads)
-                # What is nobody's hears nothing, and is heard by nobody.
-                queries, answering = [*rows.lengths, rows.spare, 0], [*keys.lengths, 0, keys.spare]
-                return ragged(q, k, v, queries, answering, self.backend).flatten(1)
-            q = rearrange(rows.unpack(asks), "b s (h d) -> b h s d", h=self.heads)
-            k, v = rearrange(answers, "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
-            return rows.pack(rearrange(attention(q, k, v, keys.mask, self.backend), "b h s d -> b s (h d)"))
-
-        return self.out(precisely(heard, query, key_value))  # converted before samples and heads are taken apart
+        """Attends from `x` `b s d` to `source` `b t k`, whose real steps are True in `mask` `b t`; gives `b s d`."""
+        query = rearrange(self.query(x), "b s (h d) -> b h s d", h=self.heads)
+        key, value = rearrange(self.key_value(source), "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
+        attended = attention(query, key, value, mask, self.backend)
+        return self.out(rearrange(attended, "b h s d -> b s (h d)"))
 
 
 class CrossBlock(nn.Module):
@@ -82,7 +57,7 @@ class CrossBlock(nn.Module):
 
     Args:
         width: Size of the query and of the output.
-        source: Size of what keys and values are made of.
+        source: Size of the steps that keys and values come from.
         heads: Number of heads.
         ratio: Width of the feed-forward layer over `width`.
         norm: `pre` normalises what enters each part (as ViT), `post` the sum (as Vaswani et al.).
@@ -112,39 +87,9 @@ class CrossBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` `b s d` after attending to `source` `b t k`, whose real steps `mask` `b t` tells."""
-        return self.feed_on(self.attend(x, self.query(x), self.key_value(source), Rows(), Rows(mask, packed=False)))
-
-    def query(self, x: Tensor) -> Tensor:
-        """The query that `x` `b s d` becomes, `b s d`: each step on its own."""
-        return self.attention.query(self.norm_query(x) if self.pre else x)
-
-    def key_value(self, source: Tensor) -> Tensor:
-        """The keys and values that `source` `b t k` becomes, `b t (2 d)`: each step on its own."""
-        return self.attention.key_value(self.norm_source(source))
-
-    def attend(self, x: Tensor, query: Tensor, key_value: Tensor, rows: Rows, keys: Rows) -> Tensor:
-        """The first half of the block: `x`, packed as `rows`, after attending; see `MultiheadAttention.attend`."""
-        x = x + self.dropout(self.attention.attend(query, key_value, rows, keys))
-        return x if self.pre else self.norm_query(x)
-
-    def feed_on(self, x: Tensor) -> Tensor:
-        """The second half of the block: the feed-forward layer, `... d`."""
+        """`x` `b s d` after attending to `source` `b t k`, whose real steps are True in `mask` `b t`."""
         if self.pre:
+            x = x + self.dropout(self.attention(self.norm_query(x), self.norm_source(source), mask))
             return x + self.dropout(self.feed(self.norm_feed(x)))
+        x = self.norm_query(x + self.dropout(self.attention(x, source, mask)))
         return self.norm_feed(x + self.dropout(self.feed(x)))
-
-    def feed_on_mean(self, x: Tensor, rows: Rows) -> Tensor:
-        """The mean of what `feed_on` gives for each sample, `b d`; zero where a sample has no real step.
-
-        A mean and a linear layer can change places, so the last layer sees one step (not under dropout after it, nor
-        where a normalisation follows). `x` is packed as `rows`.
-        """
-        if not self.pre or (self.training and self.dropout.p):
-            return rows.mean(self.feed_on(x))
-        *hidden, last = self.feed
-        inner = self.norm_feed(x)
-        for layer in hidden:
-            inner = layer(inner)
-        fed = last(rows.mean(inner))
-        return rows.mean(x) + (fed if rows.mask is None else fed * rows.mask.any(1, keepdim=True))

@@ -78,6 +78,7 @@ def mmrobust_register(registry: Registrar) -> None:
     add(
         "head", "mean_pool_linear", f"{components}.head:MeanPoolLinear", summary="mean over the steps, one linear layer"
     )
+    add("head", "modality_pool", f"{components}.head:ModalityPool", summary="mean of each modality, one linear layer")
 
     discriminator = f"{components}.discriminator"
     add("discriminator", "linear", f"{discriminator}:Linear", summary="one linear layer")

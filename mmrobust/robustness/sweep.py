@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrobust.contracts import Batch, Dataset, Noise, Posterior, Split
+from mmrobust.contracts import Batch, Dataset, Noise, Posterior, Split, Streams
 from mmrobust.contracts.randomness import generator
 from mmrobust.measures import limit, measures_of
-from mmrobust.robustness.blocks import Block, Draws, Tick
+from mmrobust.model.model import Model, Tick
 
 __all__ = ["CLEAN", "Grid", "auilc", "auilc_mean", "blocks_of", "noisy_blocks", "restrict", "sweep", "sweep_limit"]
 
@@ -56,7 +56,7 @@ class Grid:
 
 @torch.inference_mode()
 def sweep(
-    model: nn.Module,
+    model: Model,
     split: Split,
     grid: Grid,
     *,
@@ -67,45 +67,76 @@ def sweep(
     """A model's predictions under every noise, rate and draw.
 
     Args:
-        model: Called with features, returns `Outputs`; put into evaluation mode and left as it was found.
+        model: Put into evaluation mode; afterwards it is in the mode it was in.
         split: What is predicted; its features are those that the model reads.
         grid: What is tried.
-        batch_size: Samples of one forward pass, of one draw or several; what bounds the memory.
+        batch_size: Samples of one forward pass; what bounds the memory.
         device: Where the model is.
         tick: Called with the number of samples after each forward pass.
 
     Returns:
         `clean`: `n c`, and `r d n c` for each noise, float32, on the CPU. The draws at rate 0 are all the clean one.
     """
-    drawn: dict[str, Draws] = {
-        name: [
-            (rate, _generator(name, rate, draw, grid.seed))
-            for rate in grid.rates
-            if rate > 0
-            for draw in range(grid.draws_of(noise))
-        ]
-        for name, noise in grid.noises.items()
-    }
-    parts: dict[str, list[Tensor]] = {name: [] for name in (CLEAN, *drawn)}
+    draws = {name: _draws(name, noise, grid) for name, noise in grid.noises.items()}
+    parts: dict[str, list[Tensor]] = {name: [] for name in (CLEAN, *draws)}
     training = model.training
     model.eval()
     try:
-        for batch in blocks_of(split):
-            block = Block(model, batch, batch_size, device, tick)
-            clean = block.clean()
-            parts[CLEAN].append(clean)
-            wanted = {name: (grid.noises[name], draws) for name, draws in drawn.items() if draws}
-            for name, found in block.noisy(wanted, clean).items():
-                parts[name].append(found)
+        for block in blocks_of(split):
+            for name, predictions in _predict_block(model, block, grid.noises, draws, batch_size, device, tick).items():
+                parts[name].append(predictions)
     finally:
         model.train(training)
     clean = torch.cat(parts[CLEAN])
     result = {CLEAN: clean}
     for name, noise in grid.noises.items():
-        found = iter(torch.cat(parts[name], 1).split(grid.draws_of(noise)) if drawn[name] else ())
+        noisy = iter(torch.cat(parts[name], 1).split(grid.draws_of(noise)) if draws[name] else ())
         result[name] = torch.stack(
-            [(next(found) if rate > 0 else clean).expand(grid.draws, *clean.shape) for rate in grid.rates]
+            [(next(noisy) if rate > 0 else clean).expand(grid.draws, *clean.shape) for rate in grid.rates]
         )
+    return result
+
+
+_Draws = list[tuple[float, torch.Generator]]
+
+
+def _draws(name: str, noise: Noise, grid: Grid) -> _Draws:
+    """The rate and the generator of each draw of a noise, in the order of the rates."""
+    rates = [rate for rate in grid.rates if rate > 0]
+    return [
+        (rate, _generator(name, rate, draw, grid.seed)) for rate in rates for draw in range(grid.draws_of(noise))
+    ]
+
+
+def _predict_block(
+    model: Model,
+    block: Batch,
+    noises: Mapping[str, Noise],
+    draws: Mapping[str, _Draws],
+    batch_size: int,
+    device: torch.device | str,
+    tick: Tick | None,
+) -> dict[str, Tensor]:
+    """The predictions of a block of samples: `clean` `n c`, and for each noise one for each of its draws, `k n c`."""
+
+    def predict(features: Streams) -> Tensor:
+        return model.predict({m: s.to(device) for m, s in features.items()}, batch_size, tick).cpu()
+
+    result = {CLEAN: predict(block.features)}
+    patterns: dict[str, list[dict[str, Tensor]]] = {}
+    outline = block.outline()
+    for name, noise in noises.items():
+        if noise.constant:  # which steps it erases does not depend on their values
+            patterns[name] = [noise(outline, rate, random).erased for rate, random in draws[name]]
+        elif draws[name]:
+            result[name] = torch.stack([predict(noise(block, rate, random).features) for rate, random in draws[name]])
+    erased = [pattern for drawn in patterns.values() for pattern in drawn]
+    if erased:
+        features = {m: stream.to(device) for m, stream in block.features.items()}
+        stacked = {m: torch.stack([pattern[m] for pattern in erased]).to(device) for m in features}
+        predictions = model.predict_erased(features, stacked, batch_size, tick).cpu()
+        drawn = {name: len(some) for name, some in patterns.items() if some}
+        result |= dict(zip(drawn, predictions.split(list(drawn.values())), strict=True))
     return result
 
 

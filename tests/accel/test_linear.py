@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmrobust.accel.linear import Linear, explain_gemm, gemm, quicken, use_gemm, why_not_onednn
 from mmrobust.errors import UsageError
 from mmrobust.model.assemble import build
-from mmrobust.nn import linear
+from mmrobust.accel import linear
 
 offered = pytest.mark.skipif(
     linear.unoffered() is not None, reason="this torch does not offer oneDNN's products in fp32"

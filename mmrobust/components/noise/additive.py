@@ -25,7 +25,7 @@ class Additive(StepCorruption):
     ratio. A signal of zeros gets none.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         snr: Signal-to-noise ratio in decibels; a pair is drawn from uniformly for each sample; a mapping gives one to
             each modality, and the others are left alone.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
@@ -87,7 +87,7 @@ class Gaussian(Additive):
     of the sample's power (the mean square of the modality's features over its real steps) over that of the noise.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         snr: Signal-to-noise ratio in decibels; a pair is drawn from uniformly for each sample; a mapping gives one to
             each modality, and the others are left alone.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
@@ -125,7 +125,7 @@ class Babble(Additive):
     nothing of it is erased; neither does one whose drawn partner lacks the modality.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         snr: Signal-to-noise ratio in decibels; a pair is drawn from uniformly for each sample; a mapping gives one to
             each modality, and the others are left alone.
         scope: `every_modality`, each with a partner of its own, or `one_modality`, drawn anew for each sample.
@@ -178,7 +178,7 @@ class Spikes(StepCorruption):
     struck, on average.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scale: Smallest size of a spike, in units of the signal's root mean square.
         tail: Exponent of the tail: the smaller, the heavier. At 2 and below spikes have no variance.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.

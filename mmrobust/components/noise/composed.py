@@ -48,7 +48,7 @@ class Sequence(Noise):
     them marks is `erased`.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         noises: The noises, in the order in which they strike.
         factors: What the rate is multiplied with for each of them, 0 to 1; None for 1.
 
@@ -90,7 +90,7 @@ class OneOf(Noise):
     """One of several noises, drawn for each sample.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         noises: The noises.
         weights: How likely each is, in any unit; None for all alike.
         clean: Share of samples that are left alone, on average.

@@ -40,7 +40,7 @@ class Corruption(Noise):
     """A noise that strikes each modality by itself: this class says which ones, a subclass what happens to them.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: `every_modality`, each struck on its own, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities can be struck; None for all.
 
@@ -105,7 +105,7 @@ class StepCorruption(Corruption):
     The rate is the share of real steps that are struck, on average, whatever the pattern.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: See `Corruption`.
         modalities: See `Corruption`.
         pattern: How real steps are picked: `steps`, each on its own with the rate's probability; `window`, one run of

@@ -40,7 +40,7 @@ class WindowErase(StepCorruption):
     is exact. Each modality of each sample has windows of its own.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: `every_modality` (Type-1 noise) or `one_modality`, drawn anew for each sample (Type-2 noise).
         modalities: Which modalities can be hit; None for all.
         bursts: Over how many windows the share is spread; they do not overlap, and may touch.
@@ -68,7 +68,7 @@ class FrameDrop(StepCorruption):
     The rate is the share of real steps that are dropped, on average.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities are hit; None for all.
         fill: What stands in a dropped step: `zero`; `mean`, of the sample's steps that are left (zero where none is);
@@ -105,7 +105,7 @@ class ModalityDrop(StepCorruption):
     The rate is the probability with which a sample lacks a modality; each modality is drawn on its own.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: `every_modality`, or `one_modality`: at most one is missing, drawn anew for each sample.
         modalities: Which modalities can be missing; None for all.
         keep_one: Never take everything: where every modality of a sample would be dropped, one of those that it has
@@ -160,7 +160,7 @@ class FeatureDropout(Corruption):
     a step of width n that is the case with probability 1 - (1 - rate)^n.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities are hit; None for all.
         unit: `value`, each number of each step on its own, or `feature`: a feature is lost in all steps of a sample (a

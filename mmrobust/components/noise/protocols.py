@@ -26,7 +26,7 @@ class Missing(Noise):
     other real steps that are dropped, on average.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         seeds: Seed of each modality.
         text: Which modality is the text; None for the one that is called so, if any.
         modalities: Which modalities are hit; None for all.
@@ -106,7 +106,7 @@ class TFRNet(Missing):
     Features that were computed before hold no [UNK]: dropped ones become zero, or what `fill` says.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         seeds: Seed of each modality, by its name; 1111 for those that it does not name. None for TFR-Net's.
         text: Which modality is the text; None for the one that is called so, if any.
         modalities: Which modalities are hit; None for all.
@@ -151,7 +151,7 @@ class MMSA(Missing):
     were computed before hold no [UNK]: dropped ones become zero, or what `fill` says.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         seed: Seed of every modality.
         text: Which modality is the text; None for the one that is called so, if any.
         modalities: Which modalities are hit; None for all.
@@ -189,7 +189,7 @@ class LNLN(Missing):
     one becomes [UNK]. Features that were computed before hold no [UNK]: dropped ones become zero, or what `fill` says.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         seed: Seed of every modality.
         clean: Share of samples of which a modality is left alone; for training.
         text: Which modality is the text; None for the one that is called so, if any.

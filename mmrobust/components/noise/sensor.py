@@ -17,7 +17,7 @@ class Saturation(StepCorruption):
     The rate is the share of real steps that are recorded so, on average; values within the range stay as they are.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         limit: Half the range, in standard deviations; 0 leaves the mean alone.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities are hit; None for all.
@@ -55,7 +55,7 @@ class Quantization(StepCorruption):
     included. The rate is the share of real steps that are rounded, on average.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         levels: How many; a converter of k bits has 2^k.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities are hit; None for all.

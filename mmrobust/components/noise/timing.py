@@ -20,7 +20,7 @@ class Shuffle(Corruption):
     in their old place.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         window: Steps of a window; the last one of a sample may be shorter.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities are hit; None for all.
@@ -63,7 +63,7 @@ class TimeShift(Corruption):
     at rate 1 nothing is left. Every real step of a shifted modality is `erased`, since it no longer holds what it did.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         direction: `late`, `early`, or `either`, drawn for each modality of each sample.
         scope: `one_modality`, drawn anew for each sample, or `every_modality`, which needs `either` lest all be shifted
             alike and stay aligned.
@@ -113,7 +113,7 @@ class Freeze(StepCorruption):
     repeat, and zeros stand there.
 
     Args:
-        context: What the house provides.
+        context: What mmrobust provides.
         scope: `every_modality`, or `one_modality`, drawn anew for each sample.
         modalities: Which modalities are hit; None for all.
         pattern: `window`, one run of steps; `steps`, each on its own with the rate's probability; `whole`, with the

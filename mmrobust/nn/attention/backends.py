@@ -20,8 +20,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mmrobust.nn.attention.products import bmm, hiding
-
 Run = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -79,8 +77,8 @@ def manual(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
 def weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """Attention weights, `b h s t`: rows sum to one, or are zero where no key may be seen."""
-    told = _softmax(query, key, mask)
-    return told if mask is None else told * mask.any(1)[:, None, None, None]
+    rows = _softmax(query, key, mask)
+    return rows if mask is None else rows * mask.any(1)[:, None, None, None]
 
 
 def _softmax(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
@@ -88,6 +86,15 @@ def _softmax(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         scores = scores + hiding(mask, scores.dtype)  # added, not filled in, which has no backward pass
     return scores.softmax(-1)
+
+
+def hiding(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that keys which are not real get no weight, `b 1 1 t`, from `b t`.
+
+    A low finite number instead of -inf: a row without keys stays finite, forward and backward. Half of the lowest, so
+    that the sum stays finite in float16 as well.
+    """
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min / 2)[:, None, None]
 
 
 def _always(case: Case) -> None:
@@ -136,12 +143,12 @@ def masked_by_a_feature(query: Tensor, key: Tensor, value: Tensor, mask: Tensor 
     none = ~mask.any(1)[:, None, None, None]
     width = query.shape[-1]
     more = 8 - width % 8
-    asks = F.pad(query.new_full((1,), far), (0, more - 1))
+    constant = F.pad(query.new_full((1,), far), (0, more - 1))
     hidden = torch.zeros_like(mask, dtype=key.dtype).masked_fill(~mask, -far)
-    answers = F.pad(hidden.unsqueeze(-1), (0, more - 1)).unsqueeze(1)
+    mask_feature = F.pad(hidden.unsqueeze(-1), (0, more - 1)).unsqueeze(1)
     out = F.scaled_dot_product_attention(
-        torch.cat([query, asks.expand(*query.shape[:-1], more)], -1),
-        torch.cat([key, answers.expand(*key.shape[:-1], more)], -1),
+        torch.cat([query, constant.expand(*query.shape[:-1], more)], -1),
+        torch.cat([key, mask_feature.expand(*key.shape[:-1], more)], -1),
         F.pad(value, (0, more)),
         scale=width**-0.5,
     )
@@ -160,11 +167,7 @@ def cudnn(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Ten
         return sdpa(query, key, value, mask)
 
 
-def _bmm_why_not(case: Case) -> str | None:
-    return None if case.device == "cpu" else f"it is made for CPUs, and this runs on '{case.device}'"
-
-
-_HALVES = (torch.float16, torch.bfloat16)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def _gpu(case: Case) -> str | None:
@@ -172,7 +175,7 @@ def _gpu(case: Case) -> str | None:
 
 
 def _halves(case: Case) -> str | None:
-    if case.dtype in _HALVES:
+    if case.dtype in HALVES:
         return None
     return f"it has no kernel for {_name(case.dtype)} on a GPU, only for bf16 and fp16 (train.precision)"
 
@@ -290,7 +293,7 @@ def block_mask(mask: Tensor, queries: int) -> Any:
     blocks = F.pad(mask, (0, -keys % _BLOCK)).unflatten(1, (-1, _BLOCK))
     rows = -(-queries // _BLOCK)
 
-    def told(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
         """How many blocks, `b 1 rows`, and which, `b 1 rows blocks`, the chosen ones first."""
         order = chosen.int().argsort(dim=1, descending=True, stable=True).int()
         return (
@@ -300,8 +303,8 @@ def block_mask(mask: Tensor, queries: int) -> Any:
 
     whole = blocks.all(-1)
     return BlockMask.from_kv_blocks(
-        *told(blocks.any(-1) & ~whole),
-        *told(whole),
+        *listed(blocks.any(-1) & ~whole),
+        *listed(whole),
         BLOCK_SIZE=_BLOCK,
         mask_mod=lambda b, h, q, k: mask[b, k],
         seq_lengths=(queries, keys),
@@ -318,7 +321,7 @@ def _compiled_flex() -> Callable[..., Any]:
 def _flex_why_not(case: Case) -> str | None:
     if case.device not in ("cpu", "cuda"):
         return f"FlexAttention is used on CPUs and NVIDIA GPUs, and this runs on '{case.device}'"
-    if case.dtype not in (torch.float32, *_HALVES):
+    if case.dtype not in (torch.float32, *HALVES):
         return f"FlexAttention has no kernel for {_name(case.dtype)}"
     if case.device == "cpu":
         if case.backward:
@@ -335,7 +338,6 @@ def _flex_why_not(case: Case) -> str | None:
 
 BACKENDS: dict[str, Backend] = {
     "manual": Backend(manual, _always, "written out: einsum and softmax"),
-    "bmm": Backend(bmm, _bmm_why_not, "batched matrix products with a backward pass of their own"),
     "sdpa": Backend(sdpa, _always, "torch's scaled_dot_product_attention, which picks a kernel itself"),
     "flash": Backend(flash, _flash_why_not, "torch's FlashAttention kernel"),
     "efficient": Backend(efficient, _efficient_why_not, "torch's memory-efficient kernel"),

@@ -12,16 +12,9 @@ import torch
 
 from mmrobust.errors import UsageError, nearest
 from mmrobust.nn.attention.backends import BACKENDS, Case
-from mmrobust.nn.attention.products import NARROW
 
 # Innermost last. A plain list, because torch.compile of torch 2.11 cannot trace a context variable.
 _overrides: list[str] = []
-
-#: With so many queries and keys `bmm` trains faster on a CPU than a fused kernel, whose backward pass computes the
-#: scores again; with narrow heads also with more of them (docs/speed.md).
-LENGTHS = range(8, 161)
-_WHERE = f"{LENGTHS[0]} to {LENGTHS[-1]} steps, or more with heads narrower than {NARROW}"
-
 
 class Unusable(UsageError):
     """The backend that was asked for cannot run here."""
@@ -96,20 +89,12 @@ def _insist(name: str, by: str, case: Case) -> str:
 
 
 def automatic(case: Case) -> str:
-    """What `auto` takes.
+    """What `auto` takes: torch's `scaled_dot_product_attention`, which picks one of its kernels by itself.
 
-    On a CPU as measured (docs/speed.md): products with a backward pass of their own for training on sequences of some
-    length, else torch's choice, which there is its FlashAttention kernel. On a GPU torch's choice (not yet measured).
+    On a CPU that is its FlashAttention kernel, the fastest that was measured (docs/speed.md); on a GPU torch's choice
+    was not yet measured.
     """
-    return "bmm" if case.device == "cpu" and case.backward and _multiplies(case) else "sdpa"
-
-
-def _multiplies(case: Case) -> bool:
-    """Whether `bmm` is the faster one to train with on a CPU."""
-    if case.queries is None or case.keys is None or case.width is None:
-        return False
-    narrow = case.width < NARROW and min(case.queries, case.keys) >= LENGTHS[0]
-    return narrow or (case.queries in LENGTHS and case.keys in LENGTHS)
+    return "sdpa"
 
 
 def passed_over(case: Case) -> dict[str, str]:
@@ -133,10 +118,7 @@ def _slower(name: str, case: Case) -> str:
         return "sdpa takes it where torch expects it to be faster (not yet measured here)"
     if name == "manual":
         return "is the written-out reference, and measured slower"
-    if automatic(case) == "bmm":
-        return f"measured slower for training on {_WHERE}"
     return {
-        "bmm": f"measured faster only for training on {_WHERE}",
         "flash": "is what sdpa takes on a CPU",
         "timm": "calls what sdpa calls, after copying query, key and value into one tensor",
         "flex": "compiles for each shape (tens of seconds) and is no faster on a CPU",
