@@ -43,8 +43,8 @@ class FastCrossAttention(CrossAttention):
     """`CrossAttention`: the same numbers, sooner."""
 
     def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
-        projections = self.project(generic, specific)
-        return self.attend(projections)
+        """See `Fusion.forward`."""
+        return self.attend(self.project(generic, specific))
 
     def project(self, generic: Mapping[str, Steps], specific: Mapping[str, Steps]) -> Projections:
         """All that is done step by step: positions, and every projection that does not wait for attention."""

@@ -2,8 +2,8 @@
 
 Torch has two libraries for the matrix products (GEMM) of linear layers on an x86 processor: MKL, which it asks in fp32,
 and oneDNN, which it asks in bf16. On processors that are not Intel's MKL leaves AVX-512 unused. On AMD's Zen 5, which
-has the whole width of it, oneDNN multiplies in fp32 twice as fast (docs/speed.md), and there fp32 products are given to oneDNN;
-`MMROBUST_GEMM=torch` leaves the choice to torch.
+has the whole width of it, oneDNN multiplies in fp32 twice as fast (docs/speed.md), and fp32 products are given to it
+there; `MMROBUST_GEMM=torch` leaves the choice to torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ from mmrobust.accel.modes import eager
 from mmrobust.accel.processor import processor
 from mmrobust.errors import UsageError
 
-__all__ = ["Library", "Linear", "explain_gemm", "gemm", "linear", "use_fast_linear", "unoffered", "use_gemm", "why_not_onednn"]
+__all__ = [
+    "Library",
+    "Linear",
+    "explain_gemm",
+    "gemm",
+    "linear",
+    "unoffered",
+    "use_fast_linear",
+    "use_gemm",
+    "why_not_onednn",
+]
 
 Library = Literal["onednn", "torch"]
 

@@ -24,6 +24,7 @@ class FastLearning(Learning):
     """`Learning` whose views share one pass, and their tokens, where the model's parts allow it."""
 
     def run(self, model: Model, batches: Mapping[str, Batch]) -> dict[str, Outputs]:
+        """See `Learning.run`."""
         first = next(iter(batches.values()))
         if first.index.device.type == "cpu" and eager():
             keep_freed_memory()
@@ -45,9 +46,7 @@ def why_not_cached(learning: Learning, model: Model, timed: bool) -> str | None:
     for name, view in learning.views.items():
         if view.noise is not None and not view.noise.constant:
             return f"the noise of view '{name}' does more than set steps to zero"
-    if not model.samplewise:
-        return "the model looks across samples"
-    return obstacle(model, timed)
+    return obstacle(model, timed) or (None if model.samplewise else "the fusion or the head looks across samples")
 
 
 class FastModel(Model):
@@ -55,6 +54,7 @@ class FastModel(Model):
 
     @torch.inference_mode()
     def predict(self, features: Streams, batch_size: int, tick: Tick | None = None) -> Tensor:
+        """See `Model.predict`."""
         chunks = _chunks(features, batch_size, self.samplewise)
         parts = [self(chunk.features).prediction.float() for chunk in _ticked(chunks, tick)]
         return torch.cat(parts).index_select(0, torch.cat([chunk.index for chunk in chunks]).argsort())
@@ -63,6 +63,7 @@ class FastModel(Model):
     def predict_erased(
         self, features: Streams, erased: Mapping[str, Tensor], batch_size: int, tick: Tick | None = None
     ) -> Tensor:
+        """See `Model.predict_erased`."""
         if not self.samplewise or obstacle(self, _timed(features)) is not None:
             return super().predict_erased(features, erased, batch_size, tick)
         chunks = _chunks({m: stream.zeroed() for m, stream in features.items()}, batch_size, self.samplewise)

@@ -212,8 +212,9 @@ class Batch:
         return replace(self, features={m: s.zeroed() for m, s in self.features.items()})
 
     def outline(self) -> Batch:
-        """This batch with steps of one number, zero: all that a `constant` noise needs to draw which steps it erases."""
-        features = {m: replace(s, x=s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1)) for m, s in self.features.items()}
+        """This batch with steps of one number, zero: all that a `constant` noise has to know."""
+        zeros = lambda s: s.x.new_zeros(1, 1, 1).expand(*s.mask.shape, 1)
+        features = {m: replace(s, x=zeros(s)) for m, s in self.features.items()}
         return replace(self, features=features, clean=None if self.clean is None else self.clean.outline())
 
     def noisy(self, features: Streams, erased: Mapping[str, Tensor]) -> Batch:
@@ -303,7 +304,6 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """The split on another device."""
-        move = lambda t: None if t is None else t.to(device)
         features = {m: stream.to(device) for m, stream in self.features.items()}
         return Split(features, None if self.label is None else self.label.to(device), self.ids)
 

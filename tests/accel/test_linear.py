@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrobust.accel.linear import Linear, explain_gemm, gemm, quicken, use_gemm, why_not_onednn
+from mmrobust.accel import linear
+from mmrobust.accel.linear import Linear, explain_gemm, gemm, use_fast_linear, use_gemm, why_not_onednn
 from mmrobust.errors import UsageError
 from mmrobust.model.assemble import build
-from mmrobust.accel import linear
 
 offered = pytest.mark.skipif(
     linear.unoffered() is not None, reason="this torch does not offer oneDNN's products in fp32"
@@ -192,7 +192,7 @@ def test_plain_layers_become_quick_ones_and_nothing_else_changes() -> None:
 
     module = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 3, bias=False)), Own(3, 3), nn.Bilinear(3, 3, 1))
     before, told = {name: p.clone() for name, p in module.state_dict().items()}, repr(module)
-    quicken(module)
+    use_fast_linear(module)
     assert [type(part) for part in module.modules() if isinstance(part, nn.Linear)] == [Linear, Linear, Own]
     assert repr(module) == told
     assert all(torch.equal(p, before[name]) for name, p in module.state_dict().items())

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrobust.accel.packing import Kept, Rows, joined, spare
+from mmrobust.accel.packing import IndexedSteps, Packing, join, rounding
 from mmrobust.contracts import Stream
 
 
@@ -14,7 +14,7 @@ from mmrobust.contracts import Stream
 def test_steps_come_back_to_their_places(lists: list[list[bool]]) -> None:
     mask = torch.tensor(lists)
     x = torch.arange(mask.numel() * 2.0).view(*mask.shape, 2) + 1
-    rows = Rows.where(mask)
+    rows = Packing.choose(mask)
     packed = rows.pack(x)
     assert torch.equal(rows.unpack(packed) * mask.unsqueeze(-1), x * mask.unsqueeze(-1))
     if not mask.all():
@@ -24,13 +24,13 @@ def test_steps_come_back_to_their_places(lists: list[list[bool]]) -> None:
 
 def test_without_padding_nothing_is_moved() -> None:
     x = torch.randn(2, 3, 4)
-    rows = Rows.where(torch.ones(2, 3, dtype=torch.bool))
+    rows = Packing.choose(torch.ones(2, 3, dtype=torch.bool))
     assert rows.pack(x) is x and rows.unpack(x) is x
 
 
 def test_where_tensors_have_no_values_every_step_stays() -> None:
     def shape(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        assert Rows.where(mask).pack(x) is x
+        assert Packing.choose(mask).pack(x) is x
         return x + 1
 
     mask, x = torch.tensor([[True, False]]), torch.zeros(1, 2, 1)
@@ -38,59 +38,48 @@ def test_where_tensors_have_no_values_every_step_stays() -> None:
     torch.compile(shape, backend="eager", fullgraph=True)(mask, x)
 
 
-@given(st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=1, max_size=5), st.booleans())
-def test_the_mean_is_that_of_the_real_steps(lists: list[list[bool]], packed: bool) -> None:
-    mask = torch.tensor(lists)
-    x = torch.arange(mask.numel() * 2.0, dtype=torch.float64).view(*mask.shape, 2).requires_grad_()
-    rows = Rows(mask, packed=packed)
-    found, expected = rows.mean(rows.pack(x)), Stream(x, mask).mean()
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(mean.cos().sum(), x)[0] for mean in (found, expected)))
-
-
 MASKS = st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=2)
 
 
 @given(MASKS, MASKS)
-def test_steps_that_are_kept_come_in_any_form_and_padding_is_nobodys(
+def test_indexed_steps_give_what_a_stream_gives(
     one: list[list[bool]], two: list[list[bool]]
 ) -> None:
     parts, streams = [], []
     for lists in (one, two):
         stream = Stream(torch.randn(2, 3, 4), torch.tensor(lists)).zeroed()
-        rows = Rows(stream.mask)
-        kept = rows.keep(rows.pack(stream.x), stream.mask)
-        assert isinstance(kept, Kept)
-        assert torch.equal(kept.x, stream.x)
-        assert torch.equal(rows.of(kept), rows.pack(stream.x))
-        parts.append(kept)
+        rows = Packing(stream.mask)
+        indexed = rows.steps(rows.pack(stream.x), stream.mask)
+        assert isinstance(indexed, IndexedSteps)
+        assert torch.equal(indexed.x, stream.x)
+        assert torch.equal(rows.values(indexed), rows.pack(stream.x))
+        parts.append(indexed)
         streams.append(stream)
-    both, plain = joined(parts), joined(streams)
+    both, plain = join(parts), join(streams)
     assert torch.equal(both.mask, plain.mask) and torch.equal(both.x, plain.x)
-    assert torch.equal(Rows(both.mask).of(both), Rows(both.mask).of(plain))
+    assert torch.equal(Packing(both.mask).values(both), Packing(both.mask).values(plain))
 
 
 @given(st.integers(0, 10_000))
 def test_few_numbers_of_rows_occur(count: int) -> None:
-    added = spare(count)
+    added = rounding(count)
     assert 0 <= 16 * added <= count
-    assert spare(count + added) == 0
+    assert rounding(count + added) == 0
     # Sixteen numbers between one power of two and the next.
-    assert len({n + spare(n) for n in range(count, 2 * count)}) <= 18
+    assert len({n + rounding(n) for n in range(count, 2 * count)}) <= 18
 
 
 @settings(deadline=None)
 @given(st.integers(40, 60), st.integers(0, 2**31))
-def test_rows_that_nobody_has_change_nothing(steps: int, seed: int) -> None:
+def test_rows_that_round_the_number_change_nothing(steps: int, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     mask = torch.rand(3, steps, generator=random) < 0.7
     x = torch.randn(3, steps, 2, generator=random, dtype=torch.float64).requires_grad_()
-    rows, stream = Rows(mask), Stream(x, mask).zeroed()
+    rows, stream = Packing(mask), Stream(x, mask).zeroed()
     packed = rows.pack(x)
-    assert len(packed) == mask.sum() + spare(int(mask.sum())) == sum(rows.lengths) + rows.spare
+    assert len(packed) == mask.sum() + rounding(int(mask.sum())) == sum(rows.lengths) + rows.spare
     assert torch.equal(rows.unpack(packed), stream.x)
-    assert torch.equal(rows.keep(packed, mask).x, stream.x)
-    torch.testing.assert_close(rows.mean(packed), stream.mean())
-    made = rows.unpack(packed.cos()).square().sum() + rows.mean(packed.sin()).sum() + rows.keep(packed, mask).x.sum()
-    plain = (x.cos() * mask.unsqueeze(-1)).square().sum() + Stream(x.sin(), mask).mean().sum() + stream.x.sum()
-    torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (made, plain)))
+    assert torch.equal(rows.steps(packed, mask).x, stream.x)
+    value = rows.unpack(packed.cos()).square().sum() + rows.steps(packed, mask).x.sum()
+    plain = (x.cos() * mask.unsqueeze(-1)).square().sum() + stream.x.sum()
+    torch.testing.assert_close(*(torch.autograd.grad(value, x)[0] for value in (value, plain)))

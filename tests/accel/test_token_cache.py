@@ -1,7 +1,8 @@
-"""Promise: tokens made once of clean and of erased steps give what every view gives on its own, or are not used."""
+"""Promise: what `accel` exchanges gives the values and gradients of the plain form, and what it cannot do it leaves."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmrobust.accel.token_cache import TwoValued, two_valued
+from mmrobust.accel import accelerate
+from mmrobust.accel.token_cache import TokenCache, obstacle
+from mmrobust.accel.views import why_not_cached
 from mmrobust.components.discriminator import Linear as Discriminator
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
@@ -41,7 +44,6 @@ from mmrobust.model.assemble import part_builder
 from mmrobust.model.learning import Learning, View
 from mmrobust.model.model import Model
 from mmrobust.nn.attention import use_attention
-from mmrobust.robustness.blocks import Block
 
 NAMES = ("text", "audio", "vision", "face")
 PROGRESS = Progress(0, torch.tensor(0.5))
@@ -73,7 +75,7 @@ class Centred(Concat):
 def context_of(lengths: Sequence[int]) -> Context:
     shapes = {m: Shape(3 + 2 * i, t) for i, (m, t) in enumerate(zip(NAMES, lengths, strict=False))}
     task = Task("regression", 1, "mosi", -3, 3)
-    return Context(tuple(shapes), task, 32, shapes, samples=9, build=part_builder, pooled=True)
+    return Context(tuple(shapes), task, 32, shapes, samples=9, build=part_builder)
 
 
 def made(
@@ -127,28 +129,32 @@ def in_double(batch: Batch) -> Batch:
     return replace(batch, features=features, label=batch.label.double())
 
 
+def fast(model: Model, learning: Learning) -> tuple[Model, Learning]:
+    """The same once more, with the same weights, accelerated."""
+    model, learning = copy.deepcopy((model, learning))
+    accelerate(model, learning, timed=False, device="cpu", precision="fp32")
+    return model, learning
+
+
 def passes(model: Model, learning: Learning, batch: Batch, seed: int) -> list[dict[str, Tensor]]:
-    """Everything that training sees, with tokens reused and without: outputs, losses, gradients."""
+    """Everything that training sees, accelerated and plain: outputs, losses, gradients."""
     results = []
-    batch = batch.zeroed()
-    for plain in (False, True):
-        with pytest.MonkeyPatch.context() as patch:
-            if plain:
-                patch.setattr(Learning, "share", lambda *_: "so that they can be compared")
-            views = learning.draw(batch, generator(seed))
-            total, parts, out = learning.compute(model, views, PROGRESS)
-        found: dict[str, Tensor] = {"total": total, **parts}
+    for of, learning in (fast(model, learning), (model, learning)):  # noqa: B020
+        views = learning.draw(batch.zeroed(), generator(seed))
+        total, parts, out = learning.compute(of, views, PROGRESS)
+        values: dict[str, Tensor] = {"total": total, **parts}
         for name, view in out.items():
-            found |= {f"{name} prediction": view.prediction, f"{name} fused": view.fused.x}
-            for stage in ("generic", "specific") if learning.lean else ("encoded", "generic", "specific"):
+            values |= {f"{name} prediction": view.prediction, f"{name} fused": view.fused.x}
+            assert view.fused.segments == out[name].fused.segments
+            for stage in ("encoded", "generic", "specific"):
                 streams = getattr(view, stage)
                 assert list(streams) == list(model.modalities)
-                found |= {f"{name} {stage} {m}": s.x for m, s in streams.items()}
-                found |= {f"{name} {stage} {m} mask": s.mask for m, s in streams.items()}
-        named = dict(nn.ModuleList([model, learning]).named_parameters())
+                values |= {f"{name} {stage} {m}": s.x for m, s in streams.items()}
+                values |= {f"{name} {stage} {m} mask": s.mask for m, s in streams.items()}
+        named = dict(nn.ModuleList([of, learning]).named_parameters())
         gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
-        found |= {n: torch.zeros(()) if g is None else g for n, g in zip(named, gradients, strict=True)}
-        results.append(found)
+        values |= {n: torch.zeros(()) if g is None else g for n, g in zip(named, gradients, strict=True)}
+        results.append(values)
     return results
 
 
@@ -181,7 +187,6 @@ RATES = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1), st.just((0.0, 0.
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     rates=st.tuples(RATES, RATES),
     clean=st.booleans(),
-    lean=st.booleans(),
     fusion=st.sampled_from(
         [
             (CrossAttention, {}),
@@ -199,7 +204,6 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     lengths: list[int],
     rates: tuple[Rate, Rate],
     clean: bool,
-    lean: bool,
     fusion: tuple[type[Fusion], dict[str, Any]],
     generic: type[GenericExtractor],
     count: int,
@@ -212,8 +216,8 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     if clean:
         views["clean"] = View(None, 0.0, ("clean.task",))
     learning, batch = learning_of(context, views), batch_of(context, count, seed)
-    learning.lean = lean
-    assert isinstance(learning.share(model, learning.draw(batch, generator(seed))), TwoValued)
+    cached = why_not_cached(learning, model, timed=False)
+    assert (cached is None) == (fusion[0] is not Centred)
     reused, single = passes(model, learning, batch, seed)
     found, plain = passes(model.double(), learning.double(), in_double(batch), seed)
     assert_same(found, plain, 1e-12)
@@ -236,36 +240,14 @@ def test_a_sample_that_is_not_finite_spoils_no_other(backend: str, absent: bool)
     clean = {m: Stream(x[m], real[m]).zeroed() for m in x}
     x["audio"][0] = torch.nan
     spoilt = Batch.fresh({m: Stream(x[m], real[m]).zeroed() for m in x})
+    model, _ = fast(model, Learning({}, {}))
     with torch.no_grad(), use_attention(backend):
-        found = model(spoilt.features).prediction
-        assert not found[0].isfinite() and torch.equal(found[1:], model(clean).prediction[1:])
-        block = Block(model, spoilt, 8, "cpu")
-        draws = [(0.5, generator(i)) for i in range(3)]
-        assert block.noisy({"drop": (FrameDrop(context), draws)}, block.clean())["drop"][:, 1:].isfinite().all()
-
-
-class Looks(TaskLoss):
-    """As `task`, but may look at everything."""
-
-    lean = False
-
-
-def test_what_no_objective_looks_at_is_not_made_and_the_noise_is_the_same() -> None:
-    model, context = made(context_of([5, 3]))
-    views = {f"type_{i}": View(FrameDrop(context), 0.5, (f"type_{i}.task",)) for i in (1, 2)}
-    batch, drawn = batch_of(context, 4, 1).zeroed(), []
-    for objective in (TaskLoss, Looks):
-        learning = Learning(views, {"type_1.task": TaskLoss(context), "type_2.task": objective(context)})
-        drawn.append(learning.draw(batch, generator(1)))
-        out = learning.compute(model, drawn[-1], PROGRESS)[2]
-        for view in out.values():
-            assert view.batch is not None
-            assert bool(view.batch.features) == bool(view.encoded) == (objective is Looks)
-    for lean, full in zip(drawn[0].values(), drawn[1].values(), strict=True):
-        assert lean.clean is not None
-        for m, stream in full.features.items():
-            assert torch.equal(lean.erased[m], full.erased[m])
-            assert torch.equal(lean.clean.features[m].without(lean.erased[m]).x, stream.x)
+        predictions = model(spoilt.features).prediction
+        assert not predictions[0].isfinite() and torch.equal(predictions[1:], model(clean).prediction[1:])
+        drop = FrameDrop(context)
+        drawn = [drop(spoilt, 0.5, generator(i)).erased for i in range(3)]
+        erased = {m: torch.stack([one[m] for one in drawn]) for m in drawn[0]}
+        assert model.predict_erased(spoilt.features, erased, 8)[:, 1:].isfinite().all()
 
 
 def test_each_token_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +257,7 @@ def test_each_token_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     model.encoder.layers["text"].register_forward_hook(lambda _, args, out: seen.append(out.shape[0] * out.shape[1]))  # type: ignore[index]
     batch = batch_of(context, 4, 1)
+    accelerate(model, learning, timed=False, device="cpu", precision="fp32")
     learning.losses(model, batch, generator(1), PROGRESS)
     assert seen == [int(batch.features["text"].mask.sum()) + 1]
 
@@ -316,21 +299,12 @@ class AcrossSamples(Identity):
     samplewise = False
 
 
-class Noting(Linear):
-    """An encoder with side values."""
-
-    def forward(self, streams: Streams, notes: dict[str, Any]) -> Streams:
-        notes["lengths"] = {m: s.mask.sum(1) for m, s in streams.items()}
-        return super().forward(streams, notes)
-
-
 @pytest.mark.parametrize(
     ("parts", "noise", "timed", "reason"),
     [
         ({"generic": Neighbours}, None, False, "the generic extractor (Neighbours) does not promise to look at each"),
         ({"generic": AcrossSamples}, None, False, "the generic extractor (AcrossSamples) looks across samples"),
-        ({"generic": Common, "fusion": Concat}, None, False, "(Common) makes streams that are no modalities"),
-        ({"encoder": Noting}, None, False, "encoder or extractors write notes (lengths), which cannot be shared"),
+        ({"generic": Common, "fusion": Concat}, None, False, "(Common) gives streams that are no modalities"),
         ({"dropout": 0.5}, None, False, "the generic extractor (SharedMLP) has dropout, which each view draws"),
         ({}, Shifted, False, "the noise of view 'type_2' does more than set steps to zero"),
         ({}, None, True, "steps carry their times"),
@@ -348,48 +322,26 @@ def test_where_tokens_cannot_be_shared_each_view_makes_its_own_and_the_reason_is
     if timed:
         times = {m: torch.zeros(*s.mask.shape, 2) for m, s in batch.features.items()}
         batch = replace(batch, features={m: replace(s, times=times[m]) for m, s in batch.features.items()})
-    told = learning.share(model, learning.draw(batch, generator(1)))
-    assert isinstance(told, str) and reason in told
+    why = why_not_cached(learning, model, timed)
+    assert why is not None and reason in why
     results = []
-    for patched in (False, True):
-        with monkeypatch.context() as patch, torch.random.fork_rng():
+    for of, learning in (fast(model, learning), (model, learning)):  # noqa: B020
+        with torch.random.fork_rng():
             torch.manual_seed(0)
-            if patched:
-                patch.setattr(Learning, "share", lambda *_: "plain")
-            results.append(learning.losses(model, batch, generator(1), PROGRESS)[0])
-    assert torch.equal(*results)  # the same bits: nothing was shared, and dropout drew the same
+            results.append(learning.losses(of, batch, generator(1), PROGRESS)[0])
+    if not parts.get("dropout"):  # which draws for both views at once
+        torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
 
 
 def test_dropout_that_is_asleep_shares() -> None:
-    model, context = made(context_of([4]), dropout=0.5)
-    batch = batch_of(context, 4, 3)
-    features = {m: s.zeroed() for m, s in batch.features.items()}
-    assert isinstance(two_valued(model.eval(), features), TwoValued)
-
-
-def test_dropout_of_the_fusion_draws_what_it_draws_on_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, context = made(context_of([4, 3]))
-    for part in model.fusion.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.5
-    model, views = model.double(), {f"type_{i}": View(FrameDrop(context), 0.5, (f"type_{i}.task",)) for i in (1, 2)}
-    learning = learning_of(context, views).double()
-    seeds = iter([5, 5])
-    compute = learning.compute
-
-    def seeded(*args: Any) -> Any:
-        torch.manual_seed(next(seeds))
-        return compute(*args)
-
-    monkeypatch.setattr(learning, "compute", seeded)
-    with torch.random.fork_rng():
-        assert_same(*passes(model, learning, in_double(batch_of(context, 5, 1)), 1), 1e-12)
+    model, _ = made(context_of([4]), dropout=0.5)
+    assert obstacle(model, timed=False) is not None and obstacle(model.eval(), timed=False) is None
 
 
 def test_one_view_has_nothing_to_share() -> None:
     model, context = made(context_of([4]))
     learning = Learning({"only": View(FrameDrop(context), 0.5, ("only.task",))}, {"only.task": TaskLoss(context)})
-    assert learning.share(model, learning.draw(batch_of(context, 2, 1), generator(1))) == ("there is one view")
+    assert why_not_cached(learning, model, timed=False) == "there is one view"
 
 
 def test_flattening_discriminators_see_zeros_in_padding() -> None:
@@ -401,14 +353,39 @@ def test_flattening_discriminators_see_zeros_in_padding() -> None:
     assert_same(*passes(model.double(), learning, in_double(batch_of(context, 5, 7)), 7), 1e-12)
 
 
-def test_a_fusion_that_is_not_split_is_compiled_as_one() -> None:
+def test_a_cache_is_compiled_as_one() -> None:
     model, context = made(context_of((2,)), fusion=Concat)
     features = {m: s.zeroed() for m, s in batch_of(context, 3, seed=1).features.items()}
 
-    def tokens(features: Streams) -> Tensor:
-        found = two_valued(model, features)
-        assert isinstance(found, TwoValued) and not found.tokens.prepared
-        return found.pick({"text": torch.zeros_like(features["text"].mask)}).generic["text"].x
+    def generic(features: Streams) -> Tensor:
+        cache = TokenCache.fill(model, features)
+        return cache.outputs({"text": torch.zeros_like(features["text"].mask)}).generic["text"].x
 
-    compiled = torch.compile(tokens, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(features), tokens(features))
+    compiled = torch.compile(generic, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(features), generic(features))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    fusion=st.sampled_from([CrossAttention, Concat]),
+    count=st.integers(1, 7),
+    size=st.integers(1, 8),
+    seed=st.integers(0, 1000),
+)
+def test_predictions_of_a_sweep_are_those_of_the_plain_model(
+    lengths: list[int], fusion: type[Fusion], count: int, size: int, seed: int
+) -> None:
+    model, context = made(context_of(lengths), fusion=fusion)
+    model = model.double().eval()
+    batch, drop = in_double(batch_of(context, count, seed)), FrameDrop(context)
+    drawn = [drop(batch, rate, generator(i)).erased for i, rate in enumerate((0.0, 0.4, 0.4, 1.0))]
+    erased = {m: torch.stack([one[m] for one in drawn]) for m in drawn[0]}
+    accelerated, _ = fast(model, Learning({}, {}))
+    assert type(accelerated) is not type(model)
+    ticks: list[int] = []
+    predictions = accelerated.predict_erased(batch.features, erased, size, ticks.append)
+    assert sum(ticks) == 4 * count and predictions.shape == (4, count, 1)
+    torch.testing.assert_close(predictions, model.predict_erased(batch.features, erased, size), rtol=1e-6, atol=1e-6)
+    clean = accelerated.predict(batch.features, size)
+    torch.testing.assert_close(clean, model.predict(batch.features, size), rtol=1e-6, atol=1e-6)

@@ -2,72 +2,72 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrobust.accel.packing import Rows
-from mmrobust.accel.varlen_attention import pays, ragged
+from mmrobust.accel.cross_attention import FastCrossAttention
+from mmrobust.accel.packing import Packing
+from mmrobust.accel.varlen_attention import pays, varlen_attention
+from mmrobust.components.fusion import CrossAttention
+from mmrobust.contracts import Context, Shape, Stream, Task
 from mmrobust.nn.attention import attention, record, use_attention
-from mmrobust.nn.layers import MultiheadAttention
 
 LENGTHS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=4)
 
 
 @settings(deadline=None)
-@given(LENGTHS, st.integers(1, 3), st.sampled_from(["auto", "manual", "bmm", "sdpa", "flash"]))
+@given(LENGTHS, st.integers(1, 3), st.sampled_from(["auto", "manual", "sdpa", "flash"]))
 def test_values_and_gradients_are_those_of_one_call(lengths: list[tuple[int, int]], heads: int, backend: str) -> None:
     queries, keys = torch.tensor(lengths).unbind(1)
-    asks, answers = torch.arange(4) < queries.unsqueeze(1), torch.arange(5) < keys.unsqueeze(1)
+    real, known = torch.arange(4) < queries.unsqueeze(1), torch.arange(5) < keys.unsqueeze(1)
     random = torch.Generator().manual_seed(0)
-    made = [torch.randn(len(lengths), t, heads, 3, dtype=torch.float64, generator=random) for t in (4, 5, 5)]
-    q, k, v = (x.requires_grad_() for x in made)
+    values = [torch.randn(len(lengths), t, heads, 3, dtype=torch.float64, generator=random) for t in (4, 5, 5)]
+    q, k, v = (x.requires_grad_() for x in values)
     packed = (
-        Rows(mask).pack(x.flatten(2)).unflatten(1, (heads, 3)) for mask, x in ((asks, q), (answers, k), (answers, v))
+        Packing(mask).pack(x.flatten(2)).unflatten(1, (heads, 3)) for mask, x in ((real, q), (known, k), (known, v))
     )
-    found = ragged(*packed, queries.tolist(), keys.tolist(), backend)
-    side = rearrange(attention(*(x.transpose(1, 2) for x in (q, k, v)), answers, "manual"), "b h s d -> b s h d")
-    expected = Rows(asks).pack(side.flatten(2)).unflatten(1, (heads, 3))
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    attended = varlen_attention(*packed, queries.tolist(), keys.tolist(), backend)
+    side = rearrange(attention(*(x.transpose(1, 2) for x in (q, k, v)), known, "manual"), "b h s d -> b s h d")
+    expected = Packing(real).pack(side.flatten(2)).unflatten(1, (heads, 3))
+    torch.testing.assert_close(attended, expected, rtol=1e-12, atol=1e-12)
     weight = torch.randn(expected.shape, dtype=torch.float64, generator=random)
     for one, other in zip(
-        torch.autograd.grad((found * weight).sum() + 0 * (q.sum() + k.sum() + v.sum()), (q, k, v)),
+        torch.autograd.grad((attended * weight).sum() + 0 * (q.sum() + k.sum() + v.sum()), (q, k, v)),
         torch.autograd.grad((expected * weight).sum(), (q, k, v)),
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_a_layer_gives_packed_steps_what_it_gives_padded_ones() -> None:
-    layer = MultiheadAttention(8, 6, heads=2).double()
-    asks, answers = torch.tensor([[True, True, False], [False, True, False]]), torch.tensor([[True, False]] * 2)
-    x, source = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 2, 6, dtype=torch.float64)
-    rows, keys = Rows(asks), Rows(answers)
-    found = layer.attend(rows.pack(layer.query(x)), keys.pack(layer.key_value(source)), rows, keys)
-    torch.testing.assert_close(found, rows.pack(layer(x, source, answers)))
-
-
-@pytest.mark.parametrize(("asking", "answering"), [((20, 15), (40, 27)), ((20, 15), (20, 12)), ((20, 12), (20, 15))])
-def test_steps_that_nobody_has_change_nothing(asking: list[int], answering: list[int]) -> None:
-    """Of packed steps, rounded up: spare queries and keys, spare queries alone, spare keys alone."""
-    layer = MultiheadAttention(8, 6, heads=2).double()
-    asks = torch.arange(20) < torch.tensor(asking).unsqueeze(1)
-    answers = torch.arange(40) < torch.tensor(answering).unsqueeze(1)
-    x, source = torch.randn(2, 20, 8, dtype=torch.float64), torch.randn(2, 40, 6, dtype=torch.float64)
-    x, source = x.requires_grad_(), source.requires_grad_()
-    rows, keys = Rows(asks), Rows(answers)
-    assert rows.spare + keys.spare > 0
-    found = rows.unpack(layer.attend(rows.pack(layer.query(x)), keys.pack(layer.key_value(source)), rows, keys))
-    expected = layer(x, source, answers) * asks.unsqueeze(-1)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    wanted = [x, source, *layer.parameters()]
-    for one, other in zip(
-        torch.autograd.grad(found.cos().sum(), wanted),
-        torch.autograd.grad(expected.cos().sum(), wanted),
-        strict=True,
-    ):
+@pytest.mark.parametrize(("queries", "keys"), [((20, 15), (40, 27)), ((20, 15), (20, 12)), ((20, 12), (20, 15))])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_fusion_without_padding_gives_what_the_plain_one_gives(
+    queries: list[int], keys: list[int], norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of packed steps, with rows added to round their number: queries and keys, queries alone, keys alone."""
+    monkeypatch.setattr("mmrobust.accel.cross_attention.pays", lambda *_: True)
+    shapes = {"a": Shape(8, 20)}, {"a": Shape(8, 40)}
+    task = Task("regression", 1, "mosi")
+    context = Context(("a",), task, 8, {}, generic=shapes[0], specific=shapes[1])
+    plain = CrossAttention(context, heads=2, norm=norm).double()  # type: ignore[arg-type]
+    fast = copy.deepcopy(plain)
+    fast.__class__ = FastCrossAttention
+    streams = []
+    for lengths, length in ((queries, 20), (keys, 40)):
+        mask = torch.arange(length) < torch.tensor(lengths).unsqueeze(1)
+        streams.append(Stream(torch.randn(2, length, 8, dtype=torch.float64).requires_grad_(), mask))
+    results = []
+    for part in (fast, plain):
+        out = part({"a": streams[0].zeroed()}, {"a": streams[1].zeroed()}, {}).zeroed()
+        wanted = [*(stream.x for stream in streams), *part.parameters()]
+        results.append([out.x, *torch.autograd.grad(out.x.cos().sum(), wanted)])
+        assert out.segments == (("a", 20),)
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
 
 

@@ -36,7 +36,7 @@ def test_it_shows_the_tree_and_writes_weights_and_recipe(tmp_path: Path) -> None
     for text in (
         "encoder             linear",
         "cross_attention   1x8",
-        "attention: bmm (auto)",
+        "attention: sdpa (auto)",
         "forward and backward finite",
     ):
         assert text in done.stdout
@@ -55,7 +55,7 @@ def test_json_says_the_same(tmp_path: Path) -> None:
 def test_it_says_which_attention_runs_and_why_not_another(tmp_path: Path) -> None:
     done = run(tmp_path, "tiny.yaml", "train.device=cpu")
     lines = done.stdout.splitlines()
-    at = lines.index("attention: bmm (auto) for 24 queries x 24 keys, heads 4 wide, float32, cpu")
+    at = lines.index("attention: sdpa (auto) for 24 queries x 24 keys, heads 4 wide, float32, cpu")
     assert "   not efficient, cudnn: it is a kernel of NVIDIA GPUs, and this runs on 'cpu'" in lines[at : at + 5]
     assert any("measured slower for training on 8 to 160 steps" in line for line in lines[at : at + 5])
     done = run(tmp_path, "tiny.yaml", "train.device=cpu", "model.attention=flash", "--json")
@@ -81,7 +81,7 @@ def test_an_attention_that_this_machine_does_not_have_is_told_where_it_was_asked
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == (
         "own.yaml:4:20: error: attention backend 'cudnn', which the recipe asks for, cannot be used: it is a kernel of "
-        "NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, bmm, sdpa, flash or timm\n"
+        "NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa, flash or timm\n"
     ).replace(", flash or timm", ", flash or timm" if find_spec("timm") else " or flash")
 
 
@@ -96,7 +96,7 @@ def test_an_attention_that_cannot_run_these_shapes_is_told_there_too(tmp_path: P
     done = run(tmp_path, "own.yaml", "--trust", "mine.py")
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.startswith("own.yaml:5:9: error: attention backend 'timm', which the recipe asks for, cannot")
-    assert "timm's layer is self-attention, and here 1 queries meet 8 keys; use auto, manual, bmm, sdpa" in done.stderr
+    assert "timm's layer is self-attention, and here 1 queries meet 8 keys; use auto, manual, sdpa" in done.stderr
 
 
 FIRST_STEP_ASKS = """

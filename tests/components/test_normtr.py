@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrobust.accel.packing import Rows
-from mmrobust.components.discriminator import Linear as Discriminator
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
 from mmrobust.components.generic_extractor import SharedMLP
-from mmrobust.components.head import MeanPoolLinear
-from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss, _judged
+from mmrobust.components.head import MeanPoolLinear, ModalityPool
+from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
 from mmrobust.errors import OptionError
@@ -100,23 +96,6 @@ def test_the_fusion_is_a_transformer_with_generic_queries_and_specific_keys_and_
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("pooled", [True, False])
-def test_the_fusion_without_padding_is_the_fusion_with_it(
-    norm: str, pooled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part = CrossAttention(replace(CONTEXT, pooled=pooled), heads=2, norm=norm).double()  # type: ignore[arg-type]
-    generic, specific = ({m: s.map(torch.Tensor.double) for m, s in streams(seed=i).items()} for i in (1, 2))
-    found = []
-    for packed in (True, False):
-        if not packed:
-            monkeypatch.setattr(Rows, "where", classmethod(lambda cls, mask: cls(mask, packed=False)))
-        out = part(generic, specific, {}).zeroed().x
-        found.append([out, *torch.autograd.grad(out.square().sum(), list(part.parameters()))])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("position", ["timestamp", "token", "none"])
 def test_more_padding_changes_no_prediction(norm: str, position: str) -> None:
     part = CrossAttention(CONTEXT, heads=2, norm=norm, position=position)  # type: ignore[arg-type]
@@ -136,11 +115,28 @@ def test_positions_are_shared_by_the_modalities_or_each_tokens_own() -> None:
     assert [None if p is None else p.shape[1] for p in shapes] == [6, 11]
 
 
+def test_each_modality_is_pooled_on_its_own_however_many_steps_come() -> None:
+    part = CrossAttention(CONTEXT, heads=2)
+    head = ModalityPool(Context(tuple(RAW), REGRESSION, 16, RAW, input=part.shape, outputs=1), norm=False)
+    fused = part(streams(seed=1), streams(seed=2), {}).zeroed()
+    assert list(fused.parts()) == list(RAW) == [segment.name for segment in part.shape.segments]
+    means = torch.cat([fused.parts()[m].mean() for m in RAW], -1)
+    torch.testing.assert_close(head(fused), means @ head.linear.weight.T + head.linear.bias)
+    cut = lambda side: {m: Stream(s.x[:, :3], s.mask[:, :3]) for m, s in side.items()}
+    short = part(cut(streams(seed=1)), cut(streams(seed=2)), {}).zeroed()
+    assert short.segments == tuple((m, min(3, shape.length)) for m, shape in RAW.items()) and head(short).shape == head(fused).shape
+
+
+def test_a_head_for_each_modality_needs_segments() -> None:
+    with pytest.raises(OptionError, match="needs a fusion that keeps the modalities' steps apart"):
+        ModalityPool(Context(tuple(RAW), REGRESSION, 16, RAW, input=Shape(8, 1), outputs=1))
+
+
 def test_query_and_key_exchange() -> None:
     narrow = {m: Shape(4, shape.length) for m, shape in RAW.items()}
     context = Context(tuple(RAW), REGRESSION, 16, RAW, generic=HALF, specific=narrow)
     part = CrossAttention(context, heads=2, query="specific", key_value="generic")
-    assert part.shape == Shape(4, 11)
+    assert (part.shape.width, part.shape.length) == (4, 11)
     assert part(streams(), streams(narrow), {}).x.shape == (5, 11, 4)
 
 
@@ -205,45 +201,6 @@ def test_adversary_1_is_the_cross_entropy_of_naming_each_features_modality() -> 
         logits += [part.discriminator(explained), part.discriminator(out.specific[m])]
     target = torch.tensor([0, 0, 1, 1, 2, 2]).repeat_interleave(5)
     torch.testing.assert_close(part(out, {}, PROGRESS), F.cross_entropy(torch.cat(logits), target))
-
-
-class Recorder(Discriminator):
-    """A discriminator that tells how many samples it was handed at once, and whether it saw times."""
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context, pool="mean")
-        self.seen: list[tuple[int, bool]] = []
-
-    def forward(self, stream: Stream) -> torch.Tensor:
-        self.seen.append((len(stream.x), stream.times is not None))
-        return super().forward(stream)
-
-
-class Normalised(Recorder):
-    samplewise = False
-
-
-@pytest.mark.parametrize(
-    ("kind", "length", "times", "sizes"),
-    [
-        (Recorder, 4, False, [20]),
-        (Recorder, 4, True, [5] * 4),
-        (Normalised, 4, False, [5] * 4),
-        (Recorder, 3, False, [5] * 4),
-    ],
-)
-def test_streams_of_one_length_are_judged_at_once_and_as_each_alone(
-    kind: type[Recorder], length: int, times: bool, sizes: list[int]
-) -> None:
-    discriminator = kind(replace(CONTEXT, input=Shape(8, 4), outputs=2))
-    given = [streams({"a": Shape(8, 4), "b": Shape(8, length)}, seed=seed)[key] for seed in (1, 2) for key in "ab"]
-    if times:
-        given = [replace(s, times=torch.zeros(*s.mask.shape, 2)) for s in given]
-    alone = [discriminator(s) for s in given]
-    discriminator.seen.clear()
-    found = _judged(discriminator, given)
-    assert discriminator.seen == [(size, times) for size in sizes]
-    torch.testing.assert_close(found, alone)
 
 
 def test_adversary_1_trains_the_specific_extractor_only_when_asked() -> None:

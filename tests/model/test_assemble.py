@@ -63,7 +63,7 @@ def test_another_fusion_leaves_the_other_slots_weights_alone(tmp_path: Path) -> 
         (
             ["model.attention=efficient", "train.device=cpu"],
             "command line: error: attention backend 'efficient', which the recipe asks for, cannot be used: it is a "
-            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, bmm, sdpa",
+            "kernel of NVIDIA GPUs, and this runs on 'cpu'; use auto, manual, sdpa",
         ),
         (
             ["model.generic_extractor=none", "model.specific_extractor=none", "model.fusion=concat",
@@ -115,9 +115,8 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert summary.model[0].flops == 2 * 10 * 16 * (64 + 16 + 24)
     # Two MLPs of 16 -> 8 -> 8 over 30 steps.
     assert summary.model[1].flops == summary.model[2].flops == 2 * 30 * (16 * 8 + 8 * 8)
-    # q, k, v, out of 8 x 8, a feed-forward of 8 -> 32, and the attention itself, over 30 x 30 tokens; the last layer,
-    # 32 -> 8, sees their mean alone.
-    assert summary.model[3].flops == 2 * 30 * (4 * 64 + 256) + 2 * 2 * 30 * 30 * 8 + 2 * 256
+    # q, k, v, out of 8 x 8, a feed-forward of 8 -> 32 -> 8, and the attention itself, over 30 x 30 tokens.
+    assert summary.model[3].flops == 2 * 30 * (4 * 64 + 2 * 256) + 2 * 2 * 30 * 30 * 8
     assert summary.idle == ()
     assert set(summary.losses) == {
         "type_1.task", "type_1.modality_adversary", "type_2.task", "type_2.noise_adversary", "total",
@@ -125,8 +124,8 @@ def test_the_summary_counts_what_is_there(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, built.model.parameters(), strict=True))
     assert all(p.grad is None for p in built.model.parameters())
     text = str(summary)
-    assert "tokens: made once, of clean steps and of an erased one, for 2 views" in text
-    assert "cross_attention" in text and "attention: bmm (auto) for 30 queries x 30 keys, heads 4 wide" in text
+    assert "fast: tokens: computed once for 2 views" in text
+    assert "cross_attention" in text and "attention: sdpa (auto) for 30 queries x 30 keys, heads 4 wide" in text
 
 
 def test_a_step_is_tried_in_the_precision_of_the_recipe(tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ def test_a_step_is_tried_in_the_precision_of_the_recipe(tmp_path: Path) -> None:
 
 def test_the_summary_says_why_views_share_no_tokens(tmp_path: Path) -> None:
     built = made(tmp_path, TEXT, "model.generic_extractor={use: shared_mlp, dropout: 0.1}")
-    why = "tokens: made anew for each view: the generic extractor (SharedMLP) has dropout, which each view draws"
+    why = "tokens: computed anew for each view: the generic extractor (SharedMLP) has dropout, which each view draws"
     assert why in str(summarize(built))
 
 

@@ -14,7 +14,6 @@ from mmrobust.contracts import Batch, Outputs, Progress, Stream
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import RecipeError
 from mmrobust.model.assemble import Built, build
-from mmrobust.model.learning import run_views
 
 UNLIKE = Path(__file__).parent / "unlike.py"
 SMALL = """
@@ -119,25 +118,20 @@ def test_nan_in_padding_reaches_neither_a_loss_nor_a_gradient(text: str, tmp_pat
 
 def test_views_in_one_pass_give_what_separate_passes_give(tmp_path: Path) -> None:
     built = made(NORMTR, tmp_path)
-    model = built.model.double()
-    batch = first(built)
-    noisy = {}
-    for name, view in built.learning.views.items():
-        assert view.noise is not None
-        noise = view.noise(batch, view.rate, generator(3, name))
-        noisy[name] = replace(noise, features={m: Stream(s.x.double(), s.mask) for m, s in noise.features.items()})
-    together = run_views(model, noisy)
-    for name, view in noisy.items():
+    model, batch = built.model.double(), first(built)
+    batch = replace(batch, features={m: s.map(torch.Tensor.double) for m, s in batch.features.items()})
+    views = built.learning.double().draw(batch.zeroed(), generator(3))
+    together = built.learning.run(model, views)
+    for name, view in views.items():
         alone: Outputs = model(view.features)
         torch.testing.assert_close(together[name].prediction, alone.prediction, atol=1e-12, rtol=1e-12)
         torch.testing.assert_close(together[name].fused.x, alone.fused.x, atol=1e-12, rtol=1e-12)
-        assert together[name].batch is view
 
 
 def test_parts_that_look_across_samples_get_a_pass_for_each_view(tmp_path: Path) -> None:
     built = made(MCTN, tmp_path)
     batch = first(built)
-    out = run_views(built.model, {"a": batch, "b": batch})
+    out = built.learning.run(built.model, {"a": batch, "b": batch})
     torch.testing.assert_close(out["a"].prediction, built.model(batch.features).prediction)
 
 
