@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import naive
 from benchmarks.alternate import Gemm, alternate, in_gemm
 from benchmarks.sizes import naive_of, ours, samples
+from mmrobust.accel import linear
 from mmrobust.benchmark import Steps
 from mmrobust.contracts.randomness import generator
-from mmrobust.accel import linear
 from mmrobust.training.device import slow_precision
 from mmrobust.training.loop import train_epoch
 

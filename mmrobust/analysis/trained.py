@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,9 +65,10 @@ class Trained:
             rows = slice(start, start + self.batch_size)
             features = rows_of(batch.features, rows, self.device)
             erased = {m: e[rows].to(self.device) for m, e in batch.erased.items()}
-            tokens = self.built.model.tokens(features)
+            notes: dict[str, Any] = {}
+            streams = self.built.model.encode(features, notes)
             with record() as weights:
-                out = self.built.model.fuse(tokens)
+                out = self.built.model.fuse(*streams, notes)
             label = None if batch.label is None else batch.label[rows]
             yield Batch(features, label, batch.index[rows], erased), out, weights
 
@@ -76,9 +78,9 @@ class Trained:
         for block in blocks:
             for start in range(0, len(block), self.batch_size):
                 rows = slice(start, start + self.batch_size)
-                tokens = self.built.model.tokens(rows_of(block.features, rows, self.device))
-                for stage, streams in parts.items():
-                    for key, stream in getattr(tokens, stage).items():
+                stages = self.built.model.encode(rows_of(block.features, rows, self.device), {})
+                for streams, new in zip(parts.values(), stages, strict=True):
+                    for key, stream in new.items():
                         streams.setdefault(key, []).append(stream.mean().float().cpu())
             meter.update(meter.done + len(block))
         return {stage: {key: torch.cat(pieces) for key, pieces in streams.items()} for stage, streams in parts.items()}

@@ -77,9 +77,15 @@ class Model(nn.Module):
             features: `{m: b t_m n_m}`, in any order; modalities that the recipe does not use are passed over.
         """
         notes: dict[str, Any] = {}
+        return self.fuse(*self.encode(features, notes), notes)
+
+    def encode(self, features: Streams, notes: dict[str, Any]) -> tuple[Streams, Streams, Streams]:
+        """The first half of `forward`: U' `{m: b t_m n}`, F_NR `{key: b t d}` and F_M `{key: b t d}`."""
         encoded = self._tidy(self.encoder(self._tidy({m: features[m] for m in self.modalities}), notes))
-        generic = self._tidy(self.generic(encoded, notes))
-        specific = self._tidy(self.specific(encoded, notes))
+        return encoded, self._tidy(self.generic(encoded, notes)), self._tidy(self.specific(encoded, notes))
+
+    def fuse(self, encoded: Streams, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Outputs:
+        """The second half of `forward`: fusion and head; `encoded` is passed on to the outputs."""
         fused = self.fusion(generic, specific, notes).zeroed()
         return Outputs(encoded, generic, specific, fused, self.head(fused), notes)
 

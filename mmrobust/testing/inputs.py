@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mmrobust.contracts import Stream
+from mmrobust.contracts import Segment, Stream
 from mmrobust.testing.surroundings import Inputs
 
 
@@ -44,7 +44,10 @@ def padded(stream: Stream, length: int) -> Stream:
     pad = nn.functional.pad
     mask = pad(stream.mask, (0, more))
     x = pad(stream.x, (0, 0, 0, more)).masked_fill(~mask.unsqueeze(-1), float("nan"))
-    return replace(stream, x=x, mask=mask, times=None if stream.times is None else pad(stream.times, (0, 0, 0, more)))
+    times = None if stream.times is None else pad(stream.times, (0, 0, 0, more))
+    *first, last = stream.segments or (None,)
+    segments = () if last is None else (*first, Segment(last.name, last.length + more))
+    return Stream(x, mask, times, tuple(segments))
 
 
 def rows(stream: Stream, part: slice) -> Stream:

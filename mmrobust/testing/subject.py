@@ -30,6 +30,7 @@ BASES = (
     *(Surroundings(pooled=True, sides=side) for side in ("specific", "generic")),
     Surroundings(aligned=True),
     *(Surroundings(aligned=True, sides=side) for side in ("specific", "generic")),
+    Surroundings(joined=True),
     Surroundings(sides="other"),
     Surroundings(pooled=True, sides="other"),
     Surroundings(task="multilabel"),

@@ -19,6 +19,7 @@ from mmrobust.contracts import (
     Head,
     Outputs,
     Part,
+    Segment,
     Shape,
     SpecificExtractor,
     Stream,
@@ -55,6 +56,7 @@ class Surroundings:
         sides: Which extractors there are; `other` for both, the generic features under a key that is no modality
             (as MFM's common factor).
         pooled: Whether streams have one step.
+        joined: Whether the fused stream is joined of the modalities', with its segments.
         narrow: Whether the fused stream is as wide as the prediction (LMF's fusion makes the outputs itself).
         aligned: Whether step i is the same moment in every modality, and moments are known.
         task: Kind of task.
@@ -65,6 +67,7 @@ class Surroundings:
     widths: Literal["equal", "sides", "modalities"] = "equal"
     sides: Literal["both", "generic", "specific", "other"] = "both"
     pooled: bool = False
+    joined: bool = False
     narrow: bool = False
     aligned: bool = False
     task: Literal["regression", "classification", "multilabel"] = "regression"
@@ -78,6 +81,7 @@ class Surroundings:
             f"{self.sides} features only": self.sides in ("generic", "specific"),
             "generic features under the key 'common'": self.sides == "other",
             "streams of one step": self.pooled,
+            "a fused stream with segments": self.joined,
             "a fused stream as wide as the prediction": self.narrow,
             "aligned and timed": self.aligned,
         }
@@ -171,7 +175,9 @@ class Surroundings:
         if self.aligned and key in NAMES:
             start = torch.arange(steps, dtype=torch.float32).expand(count, steps)
             times = torch.stack([start, start + 1], -1)
-        return Stream(x, torch.arange(steps) < sizes.unsqueeze(1), times).zeroed()
+        *rest, last = (shape.segments or (Segment(key, shape.length),))
+        segments = (*rest, Segment(last.name, last.length - shape.length + steps)) if shape.segments else ()
+        return Stream(x, torch.arange(steps) < sizes.unsqueeze(1), times, segments).zeroed()
 
     @cache  # noqa: B019 (small, and random numbers must not be drawn anew under vmap)
     def label(self, count: int) -> Tensor:

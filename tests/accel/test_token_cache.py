@@ -221,7 +221,7 @@ def test_values_losses_and_gradients_are_those_of_the_plain_path(
     reused, single = passes(model, learning, batch, seed)
     found, plain = passes(model.double(), learning.double(), in_double(batch), seed)
     assert_same(found, plain, 1e-12)
-    assert_same_values(reused, single, 1e-6)
+    assert_same_values(reused, single, 4e-6)
     # In fp32 a gradient that is small beside its terms is rounded on either path: 1.1 times as much in 1500 cases.
     assert distance(reused, plain) <= 1e-6 * distance(plain) + 4 * distance(single, plain)
 

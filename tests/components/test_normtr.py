@@ -124,7 +124,8 @@ def test_each_modality_is_pooled_on_its_own_however_many_steps_come() -> None:
     torch.testing.assert_close(head(fused), means @ head.linear.weight.T + head.linear.bias)
     cut = lambda side: {m: Stream(s.x[:, :3], s.mask[:, :3]) for m, s in side.items()}
     short = part(cut(streams(seed=1)), cut(streams(seed=2)), {}).zeroed()
-    assert short.segments == tuple((m, min(3, shape.length)) for m, shape in RAW.items()) and head(short).shape == head(fused).shape
+    assert short.segments == tuple((m, min(3, shape.length)) for m, shape in RAW.items())
+    assert head(short).shape == head(fused).shape
 
 
 def test_a_head_for_each_modality_needs_segments() -> None:
