@@ -121,6 +121,8 @@ class Surroundings:
     @property
     def fused(self) -> Shape:
         """The shape of the fused stream."""
+        if self.joined:
+            return Shape.join(dict.fromkeys(self.names, Shape(WIDTH, LENGTH)))
         return Shape(TASKS[self.task].outputs if self.narrow else WIDTH, 1 if self.pooled else LENGTH)
 
     def context(self, kind: str) -> Context:
