@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mmrobust.cli.arguments import Run
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
@@ -13,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def analyze(
-    run: Annotated[str, typer.Argument(help="The folder of a run, or a recipe's name for its latest run.")],
+    run: Run,
     seed: Annotated[int | None, typer.Option("--seed", help="Which seed's model; the first by default.")] = None,
     sample: Annotated[
         str | None, typer.Option("--sample", metavar="ID", help="Whose attention is drawn; a random one by default.")
@@ -41,7 +43,5 @@ def analyze(
     from mmrobust.pipeline import analyze as look
     from mmrobust.training.folder import to_json
 
-    result = look(
-        run, seed=seed, sample=sample, rate=rate, against=against, changed_data=changed_data, quiet=quiet
-    )
+    result = look(run, seed=seed, sample=sample, rate=rate, against=against, changed_data=changed_data, quiet=quiet)
     typer.echo(to_json(result, indent=1) if as_json else f"{result}\n\nreport: {result.report}")

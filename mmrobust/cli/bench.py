@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mmrobust.cli.arguments import Overrides, Recipe
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
@@ -14,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the bare name of a shipped one.")] = "normtr",
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: a.b.c=value, or ~a.b.c to delete.")] = None,
+    recipe: Recipe = "normtr",
+    overrides: Overrides = None,
     seconds: Annotated[float, typer.Option("--seconds", "-s", help="How long each thing is measured, about.")] = 5.0,
     no_processes: Annotated[
         bool, typer.Option("--no-processes", help="Do not compare seeds in processes of their own.")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mmrobust.cli.arguments import Overrides, Recipe
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
@@ -14,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
-    recipe: Annotated[str, typer.Argument(help="A recipe's path, or the bare name of a shipped one.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: a.b.c=value, or ~a.b.c to delete.")] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the fresh weights and the resolved recipe to this folder.")
     ] = None,

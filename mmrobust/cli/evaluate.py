@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-Run = Annotated[str, typer.Argument(help="The folder of a run, or a recipe's name for its latest run.")]
+from mmrobust.cli.arguments import Run, RunOrStudy, complete_override
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,10 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     run: Run,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes of the evaluation: evaluate.draws=10, data.path=..., ...")
+        list[str] | None,
+        typer.Argument(
+            help="Changes of the evaluation: evaluate.draws=10, data.path=..., ...", autocompletion=complete_override
+        ),
     ] = None,
     changed_data: Annotated[
         bool, typer.Option("--changed-data", help="Go on although a data file is not the one of the training.")
@@ -47,7 +50,7 @@ def evaluate(
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="The folder of a run or study, or a recipe's name for its latest.")],
+    run: RunOrStudy,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
     """Write the report of a run or a study: one HTML page that opens from disk alone.
@@ -74,7 +77,10 @@ def report(
 def predict(
     run: Run,
     file: Annotated[Path, typer.Argument(help="New features, in the layout of the run's data; labels are not read.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the recipe: data.path=..., ...")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes of the recipe: data.path=..., ...", autocompletion=complete_override),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The CSV file; FILE's name with .csv in the run's predictions/.")
     ] = None,

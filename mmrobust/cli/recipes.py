@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from mmrobust.cli.arguments import Overrides, Recipe, complete_recipe
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs."""
@@ -19,16 +21,6 @@ def register(app: typer.Typer) -> None:
     family.command()(validate)
     family.command()(schema)
     app.add_typer(family, name="recipes")
-
-
-def names(incomplete: str) -> list[str]:
-    """Shipped recipes, for completion in a shell."""
-    from mmrobust.recipe.compose import shipped
-
-    return [name for name in shipped() if name.startswith(incomplete)]
-
-
-Ref = Annotated[str, typer.Argument(help="A recipe's path, or the bare name of a shipped one.", autocompletion=names)]
 
 
 def list_(
@@ -70,8 +62,8 @@ def _summary(file: Path) -> str:
 
 
 def show(
-    recipe: Ref,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes: a.b.c=value, or ~a.b.c to delete.")] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
     variant: Annotated[str | None, typer.Option("--variant", help="Show one variant of a study.")] = None,
     source: Annotated[bool, typer.Option("--source", help="Show the file as written instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -97,7 +89,7 @@ def show(
 
 
 def copy(
-    recipe: Ref,
+    recipe: Recipe,
     to: Annotated[Path | None, typer.Argument(help="A file or folder; the current folder by default.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -126,7 +118,7 @@ def validate(
     recipes: Annotated[
         list[str],
         typer.Argument(
-            help="Recipes, and changes (a.b.c=value, ~a.b.c) that hold for all of them.", autocompletion=names
+            help="Recipes, and changes (a.b.c=value, ~a.b.c) that hold for all of them.", autocompletion=complete_recipe
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print what is wrong as JSON.")] = False,

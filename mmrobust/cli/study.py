@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmrobust.cli.train import Json, Overrides, Quiet, RecipeRef, Runs, Seeds, seed_numbers
+from mmrobust.cli.arguments import Overrides, RecipeOrNone
+from mmrobust.cli.train import Json, Quiet, Runs, Seeds, seed_numbers
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def study(
-    recipe: RecipeRef = None,
+    recipe: RecipeOrNone = None,
     overrides: Overrides = None,
     resume: Annotated[
         str | None,

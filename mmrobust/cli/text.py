@@ -35,7 +35,7 @@ class Guard:
         if not isinstance(text, str):
             raise TypeError(f"write() takes text, not {type(text).__name__}")
         self.written = self.written or bool(text)
-        own = _OWN.findall(text) if self.stream.isatty() else []
+        own = _OWN.findall(text) if is_terminal(self.stream) else []
         parts = _OWN.split(text) if own else [text]
         safe = [printable(part, keep="\n\t") for part in parts]
         self.stream.write(safe[0] + "".join(code + part for code, part in zip(own, safe[1:], strict=True)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmrobust.cli.arguments import Overrides, RecipeOrNone, complete_run
 from mmrobust.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,15 +20,14 @@ def register(app: typer.Typer) -> None:
     app.command()(train)
 
 
-RecipeRef = Annotated[
-    str | None, typer.Argument(help="A recipe's path, or the bare name of a shipped one.", show_default=False)
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Changes: a.b.c=value, or ~a.b.c to delete.", show_default=False)
-]
 Resume = Annotated[
     str | None,
-    typer.Option("--resume", metavar="RUN", help="Go on with a run: its folder, or a recipe's name for its latest."),
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        help="Go on with a run: its folder, or a recipe's name for its latest.",
+        autocompletion=complete_run,
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all runs.")]
 Out = Annotated[
@@ -50,7 +50,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def run(
-    recipe: RecipeRef = None,
+    recipe: RecipeOrNone = None,
     overrides: Overrides = None,
     resume: Resume = None,
     runs: Runs = Path("runs"),
@@ -78,7 +78,7 @@ def run(
 
 
 def train(
-    recipe: RecipeRef = None,
+    recipe: RecipeOrNone = None,
     overrides: Overrides = None,
     resume: Resume = None,
     runs: Runs = Path("runs"),

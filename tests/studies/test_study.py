@@ -189,10 +189,11 @@ def test_a_variant_is_a_run_like_any_other(study: Study) -> None:
     assert mmrobust.evaluate(run.path, quiet=True)["seeds"] == [1]
 
 
-def test_a_loaded_recipe_takes_no_overrides(tmp_path: Path) -> None:
-    loaded = recipe.load("studies/depth")
-    with pytest.raises(UsageError, match="load a loaded one anew"):
-        run_study(Job(loaded, ["train.epochs=1"], runs=tmp_path))
+def test_a_loaded_recipe_takes_overrides_too() -> None:
+    loaded = Job(recipe.load("studies/depth"), {"train.epochs": 1}, seeds=2).load()
+    assert loaded.variants == recipe.load("studies/depth").variants
+    for variant in map(loaded.variant, loaded.variants):
+        assert (variant.train.epochs, variant.train.seeds) == (1, (1, 2))
 
 
 @pytest.mark.parametrize("name", STUDIES)
