@@ -19,6 +19,7 @@ from mmrobust.contracts import Task
 from mmrobust.data import open_features
 from mmrobust.errors import UsageError
 from mmrobust.inference.ensemble import load_ensemble, mean_prediction
+from mmrobust.inference.naming import class_names
 from mmrobust.training.data_record import DataRecord
 from mmrobust.training.folder import RunFolder
 
@@ -133,15 +134,9 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
-def class_names(task: Task) -> tuple[str, ...]:
-    """The names of the classes or decisions; their numbers where they have none."""
-    count = task.outputs if task.kind == "classification" else task.outputs // 2
-    return task.names or tuple(str(k) for k in range(count))
-
-
 def _columns(task: Task) -> tuple[str, ...]:
     if task.kind == "regression":
-        return ("prediction",) if task.outputs == 1 else task.names or tuple(map(str, range(task.outputs)))
+        return ("prediction",) if task.outputs == 1 else class_names(task)
     if task.kind == "classification":
         return ("prediction", *(f"p_{name}" for name in class_names(task)))
     return tuple(column for name in class_names(task) for column in (name, f"p_{name}"))

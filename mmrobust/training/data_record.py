@@ -9,6 +9,7 @@
     aligned      whether step i of every modality is the same moment
     timed        the modalities whose steps have times
     preparation  what new features need (`mmrobust.data.Preparation`); null where the data is not read from files
+    range        {modality: [smallest, largest value of each feature in the training split]}, as prepared
     notes        those of the dataset
     files        {option: {path, size, sha256}}
     changes      what was knowingly another file later on
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from mmrobust.contracts import Dataset, Shape, Split, Stream, Task
 from mmrobust.data import Preparation
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["DataRecord", "RecordedDataset"]
 
 FORMAT = 1
+_CHUNK = 512  # samples looked at together
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class DataRecord:
                 "aligned": bool(dataset.aligned),
                 "timed": [m for m in dataset.modalities if train.features[m].times is not None],
                 "preparation": preparation.to_dict() if isinstance(preparation, Preparation) else None,
+                "range": {m: _range(train.features[m]) for m in dataset.modalities},
                 "notes": list(dataset.notes),
                 "files": {key: found.to_dict() for key, found in _fingerprints(recipe).items()},
                 "changes": [],
@@ -96,6 +100,11 @@ class DataRecord:
             WriteError: It cannot be written.
         """
         folder.write(folder.data, self.to_text())
+
+    @property
+    def ranges(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Smallest and largest value of each feature of each modality in the training split, as prepared."""
+        return {m: (torch.tensor(low), torch.tensor(high)) for m, (low, high) in self.values.get("range", {}).items()}
 
     @property
     def preparation(self) -> Preparation | None:
@@ -160,6 +169,20 @@ class _Unnamed(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         raise IndexError("the samples of this data are not here; open it with mmrobust.training.open_data")
+
+
+def _range(stream: Stream) -> list[list[float]]:
+    """Smallest and largest finite value of each feature over the real steps; 0 where there is none."""
+    low = torch.full((stream.x.shape[2],), torch.inf)
+    high = -low
+    for x, mask in zip(stream.x.split(_CHUNK), stream.mask.split(_CHUNK), strict=True):
+        real = x[mask].float()
+        fine = real.isfinite()
+        if len(real):
+            low = torch.minimum(low, real.masked_fill(~fine, torch.inf).amin(0))
+            high = torch.maximum(high, real.masked_fill(~fine, -torch.inf).amax(0))
+    known = low <= high
+    return [torch.where(known, end, 0.0).tolist() for end in (low, high)]
 
 
 def _empty(shape: Shape, timed: bool) -> Stream:

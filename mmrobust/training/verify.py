@@ -48,7 +48,8 @@ def _looks(run: RunFolder, listed: list[str]) -> Iterator[Callable[[], Any]]:
 
 
 def _listed(run: RunFolder, path: Path) -> None:
-    if run.read(path) is None:
+    # The others are written again by what needs them; a kill may come between their entry and their content.
+    if run.read(path) is None and path in (run.recipe, run.resolved, run.env):
         raise run.damaged(path, "it is missing")
 
 
