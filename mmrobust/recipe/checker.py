@@ -414,7 +414,7 @@ class Checker:
         return value, plain
 
     def objective(self, node: Node, label: str, names: list[str]) -> tuple[Weighted, Any]:
-        """An objective with the house's own keys, `weight` and `reads`."""
+        """An objective with the keys that every objective has, `weight` and `reads`."""
         reserved = {k: n for k, n in node.value.items() if k in ("weight", "reads")} if node.get("use") else {}
         weight, reads = 1.0, ()
         extra: dict[str, Any] = {}
@@ -440,8 +440,15 @@ class Checker:
             plain = {"use": plain, **extra} if isinstance(plain, str) else {**plain, **extra}
         return Weighted(part, weight, reads), plain
 
+    def distinct(self, noises: tuple[Part[Any], ...], node: Node | None) -> None:
+        """Reports a noise of the evaluation that is listed twice, with the same options."""
+        items = node.value if node is not None and isinstance(node.value, list) else []
+        for i, item in enumerate(items):
+            if noises[i] in noises[:i]:
+                self.report(item.where, f"evaluate.noise lists '{noises[i].use}' twice")
+
     def needs(self, node: Node) -> list[str]:
-        """The distributions whose components the recipe uses; one that is missing is told once, with what to do."""
+        """The distributions whose components the recipe uses; one that is missing is reported once, with what to do."""
         try:
             names, _ = self.value(forms.parse("list[str]"), node, "needs")
         except _Wrong:
@@ -510,6 +517,8 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
         found["views"], plain["learning"] = checker.learning(given["learning"])
     for name, cls in (("train", TrainSettings), ("evaluate", EvaluateSettings)):
         found[name], plain[name] = checker.section(cls, given.get(name, nothing), name)
+    if found["evaluate"] is not None and "evaluate" in given:
+        checker.distinct(found["evaluate"].noise, given["evaluate"].get("noise"))
     if "variants" in given:
         plain["variants"] = given["variants"].plain
     if "paper" in given:
