@@ -109,4 +109,29 @@ def mmrobust_register(registry: Registrar) -> None:
         summary="predicts the clusters of the last epoch",
     )
 
+    almt = f"{here}.almt"
+    add("encoder", "tokens", f"{almt}:Tokens", summary="each modality as a few tokens of a Transformer (ALMT, LNLN)")
+    add("fusion", "hyper_modality", f"{almt}:HyperModality", summary="language guides a hyper-modality (ALMT)")
+
+    lnln = f"{here}.lnln"
+    add(
+        "fusion",
+        "dominant_correction",
+        f"{lnln}:DominantCorrection",
+        summary="incomplete language is corrected by a proxy of the others (LNLN)",
+    )
+    add("objective", "completeness", f"{lnln}:Completeness", summary="estimates how complete language is (LNLN)")
+    add(
+        "objective",
+        "effectiveness",
+        f"{lnln}:Effectiveness",
+        summary="corrected language looks like complete language (LNLN)",
+    )
+    add(
+        "objective",
+        "token_reconstruction",
+        f"{lnln}:TokenReconstruction",
+        summary="reconstructs the tokens of the view without noise (LNLN)",
+    )
+
     add("fusion", "vit", f"{here}.vit:ViT", summary="timm's ViT blocks over all tokens (needs timm)")

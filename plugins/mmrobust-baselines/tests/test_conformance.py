@@ -32,9 +32,15 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("fusion", "concat_mlp"): {"hidden": 8},
     ("fusion", "crossmodal_pairs"): {"depth": 1, "self_depth": 1, "heads": 2},
     ("objective", "unimodal_labels"): {"hidden": 4},
+    ("encoder", "tokens"): {"tokens": 3, "heads": 2, "each": 3},
+    ("fusion", "hyper_modality"): {"heads": 2, "each": 3},
+    ("fusion", "dominant_correction"): {"heads": 2, "each": 3},
+    ("objective", "token_reconstruction"): {"depth": 1, "heads": 2, "each": 3},
 }
 BESIDE: dict[tuple[str, str], dict[str, Part[Any]]] = {
     ("objective", "translation"): {"fusion": Part("translation_chain", {"hidden": 16})},
+    ("objective", "completeness"): {"fusion": Part("dominant_correction", {"heads": 2, "each": 3})},
+    ("objective", "effectiveness"): {"fusion": Part("dominant_correction", {"heads": 2, "each": 3})},
     ("objective", "cca"): {"fusion": Part("outer_cnn", {"channels": 2, "grid": 3, "out": 4})},
 }
 

@@ -101,6 +101,20 @@ SIZES = {
         "model.fusion.layers=2",
         "model.head.hidden=6",
     ],
+    "almt": [
+        "model.width=4",
+        "model.encoder={tokens: 3, heads: 2, each: 3}",
+        "model.fusion={heads: 2, each: 3}",
+    ],
+    "lnln": [
+        "model.width=4",
+        "model.encoder={tokens: 3, heads: 2, each: 3}",
+        "model.fusion={heads: 2, each: 3, reading: release}",
+        "learning.views.incomplete.objectives=[{use: task}, {use: completeness, weight: 0.9}, "
+        "{use: effectiveness, hidden: 5, weight: 0.8}, "
+        "{use: token_reconstruction, heads: 2, each: 3, weight: 0.1}]",
+        "learning.views.complete.objectives=[]",
+    ],
 }
 
 
@@ -162,7 +176,7 @@ def same_gradients(built: Built, golden: Released) -> None:
             torch.testing.assert_close(mine, other, atol=1e-5 * float(size) + 1e-7, rtol=1e-4, msg=key)
 
 
-ONE_LOSS = [name for name in SIZES if name not in ("self_mm", "tfr_net")]
+ONE_LOSS = [name for name in SIZES if name not in ("self_mm", "tfr_net", "lnln")]
 
 
 @pytest.mark.parametrize("name", ONE_LOSS)
@@ -219,6 +233,22 @@ def test_tfr_net_s_losses_are_the_release_s() -> None:
     torch.testing.assert_close(rebuilt, golden.tensors["loss/feature_reconstruction"], atol=1e-6, rtol=0)
     (task + rebuilt).backward()
     same_gradients(built, golden)
+
+
+def test_lnln_s_losses_are_the_release_s() -> None:
+    golden = released("lnln")
+    built = built_like("lnln", golden)
+    noisy = batch_of(golden)
+    assert noisy.clean is not None
+    views = {"complete": forward(built, noisy.clean), "incomplete": forward(built, noisy)}
+    out = views["incomplete"]
+    torch.testing.assert_close(out.prediction, golden.tensors["prediction"], atol=1e-6, rtol=0)
+    losses = {key: objective(out, views, LATER) for key, objective in objectives(built).items()}
+    for key, value in golden.group("loss").items():
+        torch.testing.assert_close(losses[key], value, atol=1e-6, rtol=0)
+    torch.stack([objectives(built)[key].weight * loss for key, loss in losses.items()]).sum().backward()
+    same_gradients(built, golden)
+    assert set(parameters(built)) == set(golden.group("weight")), "a parameter is not the release's"
 
 
 def test_mfm_s_kernel_is_the_release_s() -> None:
