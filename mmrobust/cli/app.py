@@ -58,6 +58,7 @@ def _run(args: list[str]) -> int:
         gc.enable()
     command = typer.main.get_command(app(verbs[0] if verbs else None))
     lighten(command, _HELP)
+    _summarise(command)
     if "_MMROBUST_COMPLETE" in os.environ:  # a shell asks what may come next
         command.main(args=args, prog_name="mmrobust")
     with _terminable():
@@ -68,6 +69,13 @@ def _run(args: list[str]) -> int:
             return error.exit_code
     sys.stdout.flush()
     return 0
+
+
+def _summarise(command: Any) -> None:
+    """Lets the list of verbs say the first sentence of each, wrapped, where it would be cut."""
+    for below in getattr(command, "commands", {}).values():
+        below.short_help = (below.help or "").partition("\n\n")[0].replace("\n", " ")
+        _summarise(below)
 
 
 def app(verb: str | None = None) -> typer.Typer:

