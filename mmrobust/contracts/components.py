@@ -119,6 +119,7 @@ class Component(nn.Module):
         exportable: `torch.export` takes it, with a batch of any size.
         minimum: Fewest modalities it supports.
         maximum: Most modalities it supports; None for any number.
+        writes: Keys of `notes` that its `forward` sets, for an objective that needs them.
     """
 
     positionwise: ClassVar[bool] = False
@@ -128,6 +129,7 @@ class Component(nn.Module):
     exportable: ClassVar[bool] = True
     minimum: ClassVar[int] = 1
     maximum: ClassVar[int | None] = None
+    writes: tuple[str, ...] = ()
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -203,10 +205,12 @@ class Objective(Component):
 
     Attributes:
         reads: Names of other views whose outputs it needs; they run even if they list no objective.
+        needs: Keys of `notes` that it reads; a part of the model has to name each in its `writes`.
         weight: Factor of the loss in the sum; `weight` is reserved in a recipe and set by the builder.
     """
 
     reads: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     weight: float = 1.0
 
     def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:

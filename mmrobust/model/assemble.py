@@ -108,7 +108,7 @@ def build(
     model = Model(context.modalities, encoder, generic, specific, fusion, head)
     for i, noise in enumerate(loaded.evaluate.noise):  # an impossible evaluation is refused before hours of training
         make_noise(loaded, ("evaluate", "noise", str(i)), noise, context)
-    learning = _learning(loaded, context, weights)
+    learning = _learning(loaded, context, weights, model)
     device = attention.expected(loaded.train.device, loaded.train.precision).device
     fast = accelerate(model, learning, timed=context.timed, device=device, precision=loaded.train.precision)
     return Built(loaded, dataset, context, model, learning, fast)
@@ -185,7 +185,7 @@ def make_noise(recipe: Recipe, where: tuple[str, ...], part: Part[Noise], contex
     return _make(recipe, where, Noise, part, context, 0)
 
 
-def _learning(recipe: Recipe, context: Context, weights: int) -> Learning:
+def _learning(recipe: Recipe, context: Context, weights: int, model: Model) -> Learning:
     views: dict[str, View] = {}
     objectives: dict[str, Objective] = {}
     for name, view in recipe.views.items():
@@ -205,15 +205,24 @@ def _learning(recipe: Recipe, context: Context, weights: int) -> Learning:
                 if read not in recipe.views:
                     problem = f"it reads the view '{read}', which is not there{nearest(read, recipe.views)}"
                     raise RecipeError(Problem(problem, recipe.where(*where)))
+            _check_notes(recipe, where, item.part.use, objective, model)
             objectives[key] = objective
             keys.append(key)
         views[name] = View(noise, view.rate, tuple(keys))
     return Learning(views, objectives)
 
 
-def _make(
-    recipe: Recipe, where: tuple[str, ...], kind: type[C], part: Part[Any], context: Context, seed: int
-) -> C:
+def _check_notes(recipe: Recipe, where: tuple[str, ...], use: str, objective: Objective, model: Model) -> None:
+    """Refuses an objective that needs a note which no part of the model writes."""
+    written = [note for part in model.modules() if isinstance(part, Component) for note in part.writes]
+    for note in objective.needs:
+        if note not in written:
+            have = f"they write {', '.join(repr(other) for other in written)}" if written else "they write none"
+            problem = f"objective '{use}' needs the note '{note}' from a part of the model, and {have}"
+            raise RecipeError(Problem(problem, recipe.where(*where)))
+
+
+def _make(recipe: Recipe, where: tuple[str, ...], kind: type[C], part: Part[Any], context: Context, seed: int) -> C:
     """One part of a recipe, with weights from `seed`; what it refuses is reported with the position in the file."""
     with torch.random.fork_rng(devices=[]), _placed(recipe, where, _kind(kind), part):
         torch.manual_seed(seed)
