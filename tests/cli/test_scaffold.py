@@ -103,7 +103,7 @@ def test_the_wheel_holds_the_package_alone(generated: tuple[Path, dict[str, str]
         (["x", "--kind", "fusion", "--to", "."], "'.' exists; choose another place with --to, or remove it"),
     ],
 )
-def test_bad_names_are_told(
+def test_bad_names_are_refused(
     args: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,7 +112,7 @@ def test_bad_names_are_told(
     assert message in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_is_told(
+def test_a_place_that_cannot_be_written_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -135,6 +135,17 @@ def test_a_full_disk_leaves_nothing_and_the_next_try_works(tmp_path: Path) -> No
             assert result.stderr.startswith("error: cannot write mmrobust-gated: the file would be larger than")
             assert not list(tmp_path.iterdir())
     assert (tmp_path / "mmrobust-gated" / "LICENSE").is_file()
+
+
+def test_what_to_type_next_is_what_the_readme_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["plugins", "new", "clips", "--kind", "dataset"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0] == "written: mmrobust-clips" and lines[1] == "next:  cd mmrobust-clips"
+    readme = (tmp_path / "mmrobust-clips" / "README.md").read_text()
+    assert len(lines) == 7 and all(f"    {line}\n" in readme for line in lines[2:])
 
 
 @pytest.mark.parametrize("name", ["fusion", "stream", "context", "shape", "torch", "any"])

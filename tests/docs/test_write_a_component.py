@@ -1,4 +1,4 @@
-"""Every file, command and output of "Write a component in ten minutes" is as printed, in a fresh environment."""
+"""Promise: every file, command and output of "Write a component in ten minutes" is as printed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import venv
 from pathlib import Path
 
 import pytest
+
+from mmrobust.contracts import Component, Noise
+from mmrobust.registry.spec import KINDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "write-a-component.md"
@@ -76,3 +79,15 @@ def test_the_page_shows_the_study_of_the_example_plugin() -> None:
     shown = next(text for kind, _, text in snippets() if kind == "yaml")
     study = (ROOT / "plugins/mmrobust-gated/recipes/gated_or_not.yaml").read_text("utf-8")
     assert shown.split("\n", 1)[1] == study.split("\n", 1)[1]
+
+
+def column(title: str) -> set[str]:
+    """The names in the first column of the page's table of this title."""
+    rows = PAGE.read_text("utf-8").partition(f"\n| {title} |")[2].partition("\n\n")[0].splitlines()[2:]
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+def test_the_page_lists_every_promise_and_every_kind() -> None:
+    declared = {name for base in (Component, Noise) for name in base.__annotations__}
+    assert column("attribute") == declared - {"snr"}
+    assert column("kind") == set(KINDS)
