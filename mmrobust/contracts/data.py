@@ -114,6 +114,8 @@ class Stream:
 
     def parts(self) -> Streams:
         """The streams that were joined, `{key: b t d}`; empty for a stream that was not joined."""
+        if not self.segments:
+            return {}
         lengths = [segment.length for segment in self.segments]
         names = [segment.name for segment in self.segments]
         x, mask = self.x.split(lengths, 1), self.mask.split(lengths, 1)

@@ -8,18 +8,25 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mmrobust.contracts import Segment, Stream
+from mmrobust.contracts import Stream
 from mmrobust.testing.surroundings import Inputs
 
 
 def mapped(inputs: Inputs, f: Callable[[str, Stream], Stream]) -> Inputs:
-    """The input with `f(key, stream)` in place of each stream."""
-    return {group: {key: f(key, s) for key, s in streams.items()} for group, streams in inputs.items()}
+    """The input with `f(key, stream)` in place of each stream, and of each part of a joined one."""
+
+    def of(key: str, stream: Stream) -> Stream:
+        parts = {name: f(name, part) for name, part in stream.parts().items()}
+        return Stream.join(parts) if parts else f(key, stream)
+
+    return {group: {key: of(key, s) for key, s in streams.items()} for group, streams in inputs.items()}
 
 
 def gaps(inputs: Inputs) -> list[Inputs]:
     """The input with each modality masked or erased in some samples; then without it in all samples."""
-    keys = list(dict.fromkeys(key for streams in inputs.values() for key in streams))
+    keys = list(
+        dict.fromkeys(k for streams in inputs.values() for key, s in streams.items() for k in s.parts() or [key])
+    )
 
     def holes(stream: Stream, masked: Tensor, erased: Tensor) -> Stream:
         gone = (masked | erased).view(-1, 1, 1)
@@ -44,13 +51,16 @@ def padded(stream: Stream, length: int) -> Stream:
     pad = nn.functional.pad
     mask = pad(stream.mask, (0, more))
     x = pad(stream.x, (0, 0, 0, more)).masked_fill(~mask.unsqueeze(-1), float("nan"))
-    times = None if stream.times is None else pad(stream.times, (0, 0, 0, more))
-    *first, last = stream.segments or (None,)
-    segments = () if last is None else (*first, Segment(last.name, last.length + more))
-    return Stream(x, mask, times, tuple(segments))
+    return replace(stream, x=x, mask=mask, times=None if stream.times is None else pad(stream.times, (0, 0, 0, more)))
 
 
 def rows(stream: Stream, part: slice) -> Stream:
     """Some of the stream's samples."""
     times = None if stream.times is None else stream.times[part]
     return replace(stream, x=stream.x[part], mask=stream.mask[part], times=times)
+
+
+def first(stream: Stream, steps: int) -> Stream:
+    """The first steps of the stream."""
+    times = None if stream.times is None else stream.times[:, :steps]
+    return replace(stream, x=stream.x[:, :steps], mask=stream.mask[:, :steps], times=times)

@@ -19,7 +19,6 @@ from mmrobust.contracts import (
     Head,
     Outputs,
     Part,
-    Segment,
     Shape,
     SpecificExtractor,
     Stream,
@@ -56,7 +55,7 @@ class Surroundings:
         sides: Which extractors there are; `other` for both, the generic features under a key that is no modality
             (as MFM's common factor).
         pooled: Whether streams have one step.
-        joined: Whether the fused stream is joined of the modalities', with its segments.
+        joined: Whether the fused stream is the modalities' steps one after the other, with segments.
         narrow: Whether the fused stream is as wide as the prediction (LMF's fusion makes the outputs itself).
         aligned: Whether step i is the same moment in every modality, and moments are known.
         task: Kind of task.
@@ -122,7 +121,7 @@ class Surroundings:
     def fused(self) -> Shape:
         """The shape of the fused stream."""
         if self.joined:
-            return Shape.join(dict.fromkeys(self.names, Shape(WIDTH, LENGTH)))
+            return Shape.join(self.shapes(WIDTH, own=False))
         return Shape(TASKS[self.task].outputs if self.narrow else WIDTH, 1 if self.pooled else LENGTH)
 
     def context(self, kind: str) -> Context:
@@ -160,12 +159,16 @@ class Surroundings:
             case "fusion":
                 groups = {"generic": shapes["generic"], "specific": shapes["specific"]}
             case _:
-                groups = {"stream": {"stream": self.fused}}
+                joined = {segment.name: Shape(self.fused.width, segment.length) for segment in self.fused.segments}
+                groups = {"stream": joined or {"stream": self.fused}}
         generator = torch.Generator().manual_seed(seed)
-        return {
+        inputs = {
             group: {key: self._stream(key, shape, count, generator) for key, shape in inner.items()}
             for group, inner in groups.items()
         }
+        if self.joined and "stream" in inputs:
+            return {"stream": {"stream": Stream.join(inputs["stream"])}}
+        return inputs
 
     def _stream(self, key: str, shape: Shape, count: int, generator: torch.Generator) -> Stream:
         steps = max(1, shape.length - 1)
@@ -177,9 +180,7 @@ class Surroundings:
         if self.aligned and key in NAMES:
             start = torch.arange(steps, dtype=torch.float32).expand(count, steps)
             times = torch.stack([start, start + 1], -1)
-        *rest, last = (shape.segments or (Segment(key, shape.length),))
-        segments = (*rest, Segment(last.name, last.length - shape.length + steps)) if shape.segments else ()
-        return Stream(x, torch.arange(steps) < sizes.unsqueeze(1), times, segments).zeroed()
+        return Stream(x, torch.arange(steps) < sizes.unsqueeze(1), times).zeroed()
 
     @cache  # noqa: B019 (small, and random numbers must not be drawn anew under vmap)
     def label(self, count: int) -> Tensor:

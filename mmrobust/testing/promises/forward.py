@@ -6,6 +6,7 @@ from mmrobust.contracts import Component, Encoder, Noise, Shape
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import forward
 from mmrobust.testing.failures import Failed, explained
+from mmrobust.testing.inputs import first, mapped
 from mmrobust.testing.outputs import check_streams
 from mmrobust.testing.subject import Subject, evaluated
 
@@ -68,3 +69,21 @@ def check_one_sample(subject: Subject) -> None:
         raise Failed("a batch of one sample works", failed.came) from failed
     except Exception as error:
         raise Failed("a batch of one sample works", explained(error)) from error
+
+
+@check(Component)
+def check_any_length(subject: Subject) -> None:
+    """Any number of steps works, up to the length that the context states.
+
+    Batches are as long as their longest sample, and a sweep leaves out what is padding in all of them.
+    """
+    module, inputs = subject.ready()
+    for steps in (1, 2, 4):
+        cut = mapped(inputs, lambda _, s, steps=steps: first(s, steps))
+        expected = f"it works with {steps} steps"
+        try:
+            check_streams(subject.kind, forward(subject, module, cut), subject.base, count=6)
+        except Failed as failed:
+            raise Failed(expected, f"{failed.came} ({failed.expected})") from failed
+        except Exception as error:
+            raise Failed(expected, explained(error)) from error

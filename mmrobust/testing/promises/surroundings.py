@@ -60,6 +60,15 @@ def check_pooled(subject: Subject) -> None:
     subject.try_in(replace(subject.base, pooled=True))
 
 
+@check(Head)
+def check_joined(subject: Subject) -> None:
+    """A stream with segments and one without both work, or are refused by an OptionError.
+
+    A fusion either joins the modalities' steps, which its `segments` name, or makes other steps of them.
+    """
+    subject.try_in(replace(subject.base, joined=not subject.base.joined))
+
+
 @check(Head, Objective)
 def check_tasks(subject: Subject) -> None:
     """Regression, classification and several yes-or-no decisions work, or are refused by an OptionError.

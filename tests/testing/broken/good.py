@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -70,6 +71,20 @@ class GoodFusion(Fusion):
 
     def change(self, x: Tensor) -> Tensor:
         return x
+
+
+class GoodJoin(Fusion):
+    """The steps of the specific streams (or the generic ones), one after the other: holds everything."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        shapes = dict(context.specific) or dict(context.generic)
+        self.layers = nn.ModuleDict({key: nn.Linear(shape.width, 8) for key, shape in shapes.items()})
+        self.shape = Shape.join({key: replace(shape, width=8) for key, shape in shapes.items()})
+
+    def forward(self, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Stream:
+        streams = specific or generic
+        return Stream.join({key: streams[key].map(layer) for key, layer in self.layers.items()})
 
 
 class GoodEncoder(Encoder):

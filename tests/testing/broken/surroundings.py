@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmrobust.contracts import Batch, Context, Rate, Streams
+from mmrobust.contracts import Batch, Context, Rate, Stream, Streams
 from tests.testing.broken.good import GoodFusion, GoodHead, GoodNoise, caught_by
 
 
@@ -41,11 +41,17 @@ class PairsByKey(GoodFusion):
 
 
 @caught_by("check_pooled")
-class NeedsTwoSteps(GoodFusion):
-    def means(self, generic: Streams, specific: Streams) -> list[Tensor]:
-        for stream in specific.values():
-            stream.x.unfold(1, 2, 1)
-        return super().means(generic, specific)
+class SpacesTheSteps(GoodFusion):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.spacing = {key: 1 / (shape.length - 1) for key, shape in context.specific.items()}
+
+
+@caught_by("check_joined")
+class TakesNoJoin(GoodHead):
+    def forward(self, stream: Stream) -> Tensor:
+        assert not stream.segments
+        return super().forward(stream)
 
 
 @caught_by("check_tasks")
