@@ -31,7 +31,11 @@ def test_bare_it_prints_its_help_and_so_does_a_bare_family(capsys) -> None:
     for args in ((), ("recipes",), ("plugins",), ("plugins", "trust"), ("data",)):
         code, out, err = run(capsys, *args)
         assert (code, err) == (0, "")
-        assert out.startswith(f"Usage: mmrobust {' '.join(args)}".rstrip()) and "error:" not in out and "..." not in out.replace("]...", "")
+        assert (
+            out.startswith(f"Usage: mmrobust {' '.join(args)}".rstrip())
+            and "error:" not in out
+            and "..." not in out.replace("]...", "")
+        )
         assert out == run(capsys, *args, "--help")[1]
 
 

@@ -1,4 +1,4 @@
-"""Promise: what Python people and shells pass as a recipe, an override or a seed is taken, or refused in one clear line."""
+"""Promise: what people pass as a recipe, an override or a seed is taken, or refused in one clear line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def test_overrides_are_texts_or_dicts_or_both() -> None:
     assert load("normtr", {"model.fusion": Part("concat")}).model.fusion == Part("concat")
     assert load("normtr", {"evaluate.rates": np.array([0, 0.5, 1])}).evaluate.rates == (0, 0.5, 1)
     assert load("normtr", {"evaluate.rates": torch.tensor([0, 0.5, 1])}).evaluate.rates == (0, 0.5, 1)
-    assert load(TINY, {"data": {"use": "arrays", "path": Path("x.npz")}}).data.options["path"] == Path("x.npz").resolve()
+    assert (
+        load(TINY, {"data": {"use": "arrays", "path": Path("x.npz")}}).data.options["path"] == Path("x.npz").resolve()
+    )
 
 
 def test_a_recipe_may_be_a_dict_and_a_loaded_one_takes_overrides(tmp_path: Path) -> None:
@@ -81,7 +83,10 @@ def test_seeds_are_a_number_or_any_numbers() -> None:
         (lambda: load("normtr", {3: 3}), "the key of an override is text like 'a.b.c', not 3"),
         (lambda: load("normtr", {"train.lr": object}), "a recipe holds text, numbers, lists and mappings, not type"),
         (lambda: seeds(object()), "a recipe holds text, numbers, lists and mappings, not object"),
-        (lambda: as_single("studies/depth"), "is a study of .* variants, not one recipe; .*: mmrobust study studies/depth"),
+        (
+            lambda: as_single("studies/depth"),
+            "is a study of .* variants, not one recipe; .*: mmrobust study",
+        ),
         (lambda: mmrobust.train("studies/depth"), "mmrobust study studies/depth"),
     ],
 )
@@ -106,7 +111,21 @@ def test_build_takes_overrides() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["x #1.npz", "#x", "[a].npz", "{a}_{b}.npz", "*.npz", "@x.npz", "%x.npz", "&a", "!x", "a: b.npz", "- a", "2024", "1e3"],
+    [
+        "x #1.npz",
+        "#x",
+        "[a].npz",
+        "{a}_{b}.npz",
+        "*.npz",
+        "@x.npz",
+        "%x.npz",
+        "&a",
+        "!x",
+        "a: b.npz",
+        "- a",
+        "2024",
+        "1e3",
+    ],
 )
 def test_text_is_text_where_text_is_wanted(text: str) -> None:
     assert load("normtr", [f"summary={text}"]).summary == text
@@ -119,7 +138,7 @@ def test_any_word_survives_or_gets_advice_to_quote(text: str) -> None:
     try:
         assert load("normtr", [f"summary={text}"]).summary in (text, text.strip("\"'"))
     except RecipeError as error:
-        assert f'if it is text, write summary="' in str(error) or text[0] in "[{", str(error)
+        assert 'if it is text, write summary="' in str(error) or text[0] in "[{", str(error)
 
 
 def test_half_a_list_gets_advice() -> None:
@@ -137,7 +156,10 @@ DIGITS = "9" * 400
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        *((f"{key}={DIGITS}", "has to be") for key in ("train.lr", "evaluate.rates", "train.warmup", "model.fusion.dropout")),
+        *(
+            (f"{key}={DIGITS}", "has to be")
+            for key in ("train.lr", "evaluate.rates", "train.warmup", "model.fusion.dropout")
+        ),
         (f"evaluate.rates=[0, 1, ..., {DIGITS}]", "has to be|needs two numbers|would stand for"),
         ("evaluate.rates=[0, 1, ..., 1e999]", "needs two numbers"),
         (f"train.seeds={DIGITS}", "is no number of seeds"),
@@ -175,9 +197,15 @@ def test_it_trains_without_a_terminal(stream: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"evaluate.split": "dev"}, "overrides: error: evaluation (evaluate.split) needs a labelled split 'dev', and this"),
+        (
+            {"evaluate.split": "dev"},
+            "overrides: error: evaluation (evaluate.split) needs a labelled split 'dev'",
+        ),
         ({"evaluate.metrics": ["mea"]}, "overrides: error: there is no measure 'mea'; did you mean 'mae'?"),
-        ({"evaluate.metrics": ["accuracy"]}, "overrides: error: the measure 'accuracy' cannot be taken on a regression"),
+        (
+            {"evaluate.metrics": ["accuracy"]},
+            "overrides: error: the measure 'accuracy' cannot be taken",
+        ),
         ({"train.select": "maee"}, "overrides: error: there is no measure 'maee'; did you mean 'mae'?"),
         ({"evaluate.noise": ["frame_drop", "frame_drop"]}, "overrides: error: evaluate.noise lists 'frame_drop' twice"),
         ({"evaluate.noise": [{"use": "frame_drop", "modalities": ["txt"]}]}, "overrides: error: noise 'frame_drop'"),
