@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-plugins lint bench bench-table lock clean
+.PHONY: run test test-plugins campaigns lint bench bench-table lock clean
 
 run: $(VENV)/.run
 	$(BIN)/mmrobust run recipes/normtr.yaml
@@ -19,6 +19,14 @@ test-plugins: $(VENV)/.dev
 	  $(PIP) --no-deps --no-build-isolation --target build/plugins/$$name ./$$plugin; \
 	  PYTHONPATH=build/plugins/$$name MMROBUST_PLUGINS=$$name $(BIN)/python -m pytest -n auto $$plugin; \
 	done
+
+# The long campaigns behind docs/reliability.md: each prints its figures and fails on a complaint.
+# `make campaigns CAMPAIGNS=fuzz_recipes` runs one of them.
+CAMPAIGNS ?= $(basename $(notdir $(wildcard tests/campaigns/*.py)))
+campaigns: $(VENV)/.dev
+	failed=; for campaign in $(CAMPAIGNS); do \
+	  echo "== $$campaign"; $(BIN)/python tests/campaigns/$$campaign.py || failed="$$failed $$campaign"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
