@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmrobust import measures
 from mmrobust.errors import MmrobustError, Problem, RecipeError, nearest
+from mmrobust.recipe.optimization import Plateau
 
 if TYPE_CHECKING:
     from mmrobust.contracts import Dataset, Task
@@ -42,7 +43,7 @@ def selection(recipe: Recipe, dataset: Dataset) -> str | None:
         dataset: Its data.
 
     Raises:
-        RecipeError: There is no such measure for this task, or early stopping has no validation split.
+        RecipeError: There is no such measure for this task, or early stopping or the schedule has no validation split.
     """
     valid = dataset.splits.get("valid")
     settings = recipe.train
@@ -50,6 +51,9 @@ def selection(recipe: Recipe, dataset: Dataset) -> str | None:
         if settings.patience is not None:
             message = "early stopping (train.patience) needs a labelled split 'valid', and this data has none"
             raise RecipeError(Problem(message, recipe.where("train", "patience")))
+        if isinstance(settings.schedule, Plateau):
+            message = "the schedule 'plateau' needs a labelled split 'valid', and this data has none"
+            raise RecipeError(Problem(message, recipe.where("train", "schedule")))
         return None
     if settings.select == "auto":
         return measures.primary(dataset.task)

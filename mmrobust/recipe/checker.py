@@ -17,6 +17,7 @@ from mmrobust import registry
 from mmrobust.errors import PluginError, Position, Problem, UntrustedError, nearest
 from mmrobust.recipe.compose import at_home, shipped_folder
 from mmrobust.recipe.document import Node, node_of
+from mmrobust.recipe.optimization import OPTIMIZERS
 from mmrobust.recipe.settings import EvaluateSettings, ModelSettings, TrainSettings, View, Weighted
 from mmrobust.registry import forms
 from mmrobust.registry.forms import Form, spell, with_article
@@ -84,28 +85,31 @@ class Checker:
         except _Wrong:
             return None, {}
         for key, f in fields.items():
-            form = forms.parse(str(f.type))
             here = given.get(key)
             if here is None:
                 if f.default is dataclasses.MISSING:
-                    self.report(node.key, f"{label} needs '{key}': {form}")
+                    self.report(node.key, f"{label} needs '{key}': {forms.parse(str(f.type))}")
                     continue
-                here = node_of(unparted(f.default), node.key)
+                here = node_of(unparted(f.default, f.metadata), node.key)
             try:
-                value, plain[key] = self.setting(form, f.metadata, here, f"{label}.{key}")
+                value, plain[key] = self.setting(str(f.type), f.metadata, here, f"{label}.{key}")
                 values[f.name] = value
             except _Wrong:
                 pass
         complete = len(values) == len(fields)
         return (cls(**values) if complete else None), plain
 
-    def setting(self, form: Form, rules: Mapping[str, Any], node: Node, label: str) -> tuple[Any, Any]:
+    def setting(self, annotation: str, rules: Mapping[str, Any], node: Node, label: str) -> tuple[Any, Any]:
         """A setting with its range."""
+        if "choices" in rules:
+            return self.choice(rules["choices"], node, label)
+        if "short" in rules:
+            return self.short(rules["short"], node, label)
         if rules.get("count") and isinstance(node.value, int) and not isinstance(node.value, bool):
             if not 1 <= node.value <= _MOST:
                 raise self.report(node.where, f"{label}: {node} is no number of seeds; n stands for the seeds 1 to n")
             node = node_of(list(range(1, node.value + 1)), node.where)
-        value, plain = self.value(form, node, label)
+        value, plain = self.value(forms.parse(annotation), node, label)
         nodes = node.value if isinstance(node.value, list) else [node]
         numbers = value if isinstance(value, tuple | list) else [value]
         for i, number in enumerate(numbers):
@@ -120,19 +124,57 @@ class Checker:
             raise self.report(node.where, f"{label} have to rise")
         return value, plain
 
+    def choice(self, choices: Mapping[str, type[Any]], node: Node, label: str) -> tuple[Any, dict[str, Any] | str]:
+        """One of several classes of settings: its name, or a mapping of `use` and its options."""
+        use = used(node, choices)
+        cls = choices.get(use.value) if isinstance(use.value, str) else None
+        if cls is None:
+            raise self.wrong(Form("literal", values=tuple(choices)), use, label, choices)
+        options = {k: inner for k, inner in node.value.items() if k != "use"} if isinstance(node.value, dict) else {}
+        known = {f.name for f in dataclasses.fields(cls)}
+        before = len(self.problems)
+        for key, inner in options.items():
+            if key not in known:
+                none = "; it has no options" if not known else nearest(key, known)
+                self.report(inner.key, f"{label} '{use.value}' has no option '{key}'{none}")
+        if len(self.problems) > before:
+            raise _Wrong
+        try:
+            value, plain = self.section(cls, Node(options, use.where, use.key), label)
+        except ValueError as error:  # two options that do not go together
+            raise self.report(use.where, f"{label}: {error}") from None
+        if value is None:
+            raise _Wrong
+        return value, {"use": use.value, **plain} if plain else use.value
+
+    def short(self, cls: type[Any], node: Node, label: str) -> tuple[Any, Any]:
+        """A mapping of settings, or its number alone, or null: what `train.clip` takes."""
+        if node.value is None:
+            return None, None
+        number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
+        if not number and not isinstance(node.value, dict):
+            what = f"a number or null, or a mapping of {', '.join(f.name for f in dataclasses.fields(cls))}"
+            raise self.report(node.where, f"{label} has to be {what}, not {node}")
+        value, plain = self.section(cls, node.replaced({"at": node}) if number else node, label)
+        if value is None:
+            raise _Wrong
+        return value, plain["at"] if plain["by"] == "norm" else plain
+
     def range(self, number: float, rules: Mapping[str, Any], at: Position, label: str) -> None:
-        """Tells a number that is out of range."""
-        low, high, above = (rules.get(k) for k in ("low", "high", "above"))
+        """Reports a number that is out of range."""
+        low, high, above, below = (rules.get(k) for k in ("low", "high", "above", "below"))
         wrong = (
             (low is not None and number < low)
             or (high is not None and number > high)
             or (above is not None and number <= above)
+            or (below is not None and number >= below)
         )
         if wrong:
             if low is not None and high is not None:
                 allowed = f"between {low} and {high}"
             else:
                 allowed = f"at least {low}" if low is not None else f"greater than {above}"
+                allowed += "" if below is None else f" and less than {below}"
             raise self.report(at, f"{label} has to be {allowed}, not {brief(number)}")
 
     # Values
@@ -515,8 +557,9 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
         found["model"], plain["model"] = checker.section(ModelSettings, given["model"], "model")
     if "learning" in given:
         found["views"], plain["learning"] = checker.learning(given["learning"])
-    for name, cls in (("train", TrainSettings), ("evaluate", EvaluateSettings)):
-        found[name], plain[name] = checker.section(cls, given.get(name, nothing), name)
+    train = with_optimizer(given.get("train", nothing), root, checker)
+    found["train"], plain["train"] = checker.section(TrainSettings, train, "train")
+    found["evaluate"], plain["evaluate"] = checker.section(EvaluateSettings, given.get("evaluate", nothing), "evaluate")
     if found["evaluate"] is not None and "evaluate" in given:
         checker.distinct(found["evaluate"].noise, given["evaluate"].get("noise"))
     if "variants" in given:
@@ -617,8 +660,46 @@ def _shaped(form: Form, value: Any) -> bool:
     return True
 
 
-def unparted(value: Any) -> Any:
+def with_optimizer(train: Node, root: Node, checker: Checker) -> Node:
+    """Section `train` with the optimizer's own `lr` and `weight_decay` in the places that all optimizers share.
+
+    Where a rate is written in both places, the nearer counts: the command line before the recipe's own file, and that
+    before files that it extends.
+    """
+    if not isinstance(train.value, dict):
+        return train
+    values, optimizer = dict(train.value), train.value.get("optimizer")
+    if optimizer is not None and isinstance(optimizer.value, dict):
+        nearness = lambda node: 2 if not node.key.line else int(node.key.file == root.where.file)
+        for name in ("lr", "weight_decay"):
+            own, shared = optimizer.get(name), values.get(name)
+            if own is None:
+                continue
+            if shared is None or nearness(own) > nearness(shared):
+                values[name] = own
+            elif nearness(own) == nearness(shared):
+                checker.report(own.key, f"train.optimizer.{name} is said at {shared.key} as train.{name}; keep one")
+        kept = {key: node for key, node in optimizer.value.items() if key not in ("lr", "weight_decay")}
+        values["optimizer"] = optimizer.replaced(kept)
+    name = used(optimizer or node_of({}, train.key), OPTIMIZERS).value
+    if "weight_decay" not in values and isinstance(name, str) and name in OPTIMIZERS:
+        values["weight_decay"] = node_of(OPTIMIZERS[name].weight_decay, train.key)
+    return train.replaced(values)
+
+
+def used(node: Node, choices: Mapping[str, Any]) -> Node:
+    """The name of what a setting uses: a name, or a mapping that may hold `use`, and else means the first choice."""
+    if isinstance(node.value, dict):
+        return node.get("use") or Node(next(iter(choices)), node.where, node.key)
+    return node
+
+
+def unparted(value: Any, rules: Mapping[str, Any] | None = None) -> Any:
     """A default of the settings as plain data."""
     if isinstance(value, Part):
         return value.use
+    if rules and "choices" in rules:
+        return next(name for name, cls in rules["choices"].items() if isinstance(value, cls))
+    if rules and "short" in rules:
+        return None if value is None else value.at
     return [unparted(v) for v in value] if isinstance(value, tuple) else value

@@ -152,12 +152,12 @@ def _section(cls: type[Any]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for f in dataclasses.fields(cls):
         key = f.metadata.get("key", f.name)
-        inner: dict[str, Any] = of_form(forms.parse(str(f.type)))
+        inner: dict[str, Any] = _setting(str(f.type), f.metadata)
         _bounded(inner, f.metadata)
         if f.metadata.get("count"):
             inner = {"anyOf": [inner, {"type": "integer", "minimum": 1}]}
         if f.default is not dataclasses.MISSING:
-            inner["default"] = unparted(f.default)
+            inner["default"] = unparted(f.default, f.metadata)
         inner["description"] = docs.get(f.name, "")
         properties[key] = inner
     return {
@@ -169,10 +169,29 @@ def _section(cls: type[Any]) -> dict[str, Any]:
     }
 
 
+def _setting(annotation: str, rules: Any) -> dict[str, Any]:
+    """The schema of a setting, without its range."""
+    if "choices" in rules:
+        full = []
+        for name, cls in rules["choices"].items():
+            own = _section(cls)
+            shared = {"lr": _NUMBER, "weight_decay": _NUMBER} if hasattr(cls, "weight_decay") else {}
+            # What a recipe changes in the one it extends need not say `use` again.
+            own["properties"] = {"use": {"const": name}, **shared, **own["properties"]}
+            full.append(own)
+        return {"anyOf": [{"enum": list(rules["choices"])}, *full]}
+    if "short" in rules:
+        return {"anyOf": [{**_NUMBER, "exclusiveMinimum": 0}, {"type": "null"}, _section(rules["short"])]}
+    return of_form(forms.parse(annotation))
+
+
 def _bounded(inner: dict[str, Any], rules: Any) -> None:
     """Adds a setting's range to every number in its schema."""
     if inner.get("type") in ("integer", "number"):
-        for rule, word in (("low", "minimum"), ("high", "maximum"), ("above", "exclusiveMinimum")):
+        for rule, word in (
+            *(("low", "minimum"), ("high", "maximum")),
+            *(("above", "exclusiveMinimum"), ("below", "exclusiveMaximum")),
+        ):
             if rules.get(rule) is not None:
                 inner[word] = rules[rule]
     for nested in (*inner.get("anyOf", ()), *filter(None, [inner.get("items")])):

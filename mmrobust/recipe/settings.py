@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from mmrobust.recipe.optimization import OPTIMIZERS, SCHEDULES, AdamW, Clip, Cosine, Optimizer, Schedule, within
 from mmrobust.registry.spec import Part
 
 if TYPE_CHECKING:
     from mmrobust.contracts import Encoder, Fusion, GenericExtractor, Head, Noise, Objective, SpecificExtractor
 
 __all__ = ["EvaluateSettings", "ModelSettings", "TrainSettings", "View", "Weighted"]
-
-
-def within(default: Any, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
-    """A setting's default and its range: at least `low`, more than `above`, at most `high`."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
 @dataclass(frozen=True)
@@ -84,10 +80,12 @@ class TrainSettings:
         accumulate: Batches whose gradients, on average, make one step of the optimizer; the last steps of an epoch may
             have fewer. The schedule counts steps.
         lr: Learning rate after the warm-up.
+        optimizer: What moves the weights; its own `lr` and `weight_decay` are the same as those here.
         schedule: How the learning rate falls after the warm-up.
         warmup: Share of all steps in which the learning rate rises from 0.
-        weight_decay: AdamW's.
-        clip: Largest norm of the gradient; null for no clipping.
+        weight_decay: Pulls matrices towards zero, as the optimizer does it; where it is not given, torch's default
+            for the optimizer.
+        clip: How the gradient is kept small: the largest norm, or `{by: norm | value, at: ...}`; null for not at all.
         ema: Decay of a moving average of the weights, which is then what is validated, kept and used, e.g. 0.999; null
             for the weights themselves.
         precision: Number format of the model's arithmetic.
@@ -105,11 +103,12 @@ class TrainSettings:
     batch_size: int = within(16, low=1)
     accumulate: int = within(1, low=1)
     lr: float = within(1e-4, above=0)
-    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    optimizer: Optimizer = field(default=AdamW(), metadata={"choices": OPTIMIZERS})
+    schedule: Schedule = field(default=Cosine(), metadata={"choices": SCHEDULES})
     warmup: float = within(0.1, low=0, high=1)
     weight_decay: float = within(0.01, low=0)
-    clip: float | None = within(1.0, above=0)
-    ema: float | None = within(None, low=0, high=1)
+    clip: Clip | None = field(default=Clip(), metadata={"short": Clip})
+    ema: float | None = within(None, low=0, below=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     graphs: bool = False

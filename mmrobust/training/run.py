@@ -16,6 +16,7 @@ from mmrobust.accel.stacked import refusal, unvmappable
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DivergedError, InterruptedRun, UsageError, WriteError
 from mmrobust.model.assemble import Built, build
+from mmrobust.recipe.optimization import Plateau
 from mmrobust.supervisor import ChildError, Interrupt, interruptible
 from mmrobust.training.checkpoint import Checkpoints, State
 from mmrobust.training.data_record import DataRecord
@@ -201,6 +202,8 @@ def unstackable(built: Built) -> str | None:
     """Why the seeds of a recipe cannot be trained as one stacked model; None where they can."""
     if built.recipe.train.precision == "fp16":
         return "fp16 scales the loss of each seed on its own (bf16 needs no scaling)"
+    if isinstance(built.recipe.train.schedule, Plateau):
+        return "train.schedule 'plateau' lowers the learning rate of each seed on its own"
     for slot, part in built.model.parts.items():
         slot = _SLOTS.get(slot, slot)
         if culprit := unvmappable(part):

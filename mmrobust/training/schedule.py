@@ -1,14 +1,20 @@
-"""The learning rate over the steps of a training."""
+"""The learning rate over the steps and epochs of a training."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Literal
 
-__all__ = ["factor"]
+import torch
+
+from mmrobust.recipe.optimization import Cosine, Linear, Plateau, Schedule
+
+__all__ = ["factor", "plateau"]
 
 
-def factor(schedule: Literal["cosine", "linear", "constant"], step: int, steps: int, warmup: float) -> float:
+def factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
     """What the learning rate is multiplied with at one step.
 
     Args:
@@ -24,6 +30,25 @@ def factor(schedule: Literal["cosine", "linear", "constant"], step: int, steps: 
     if step < rising:
         return (step + 1) / rising
     done = (step - rising) / max(steps - rising, 1)
-    if schedule == "cosine":
+    if isinstance(schedule, Cosine):
         return 0.5 * (1 + math.cos(math.pi * done))
-    return 1 - done if schedule == "linear" else 1.0
+    return 1 - done if isinstance(schedule, Linear) else 1.0
+
+
+def plateau(schedule: Plateau, lr: float, scores: Sequence[float | None], better: Literal["higher", "lower"]) -> float:
+    """The learning rate after some epochs, as `torch.optim.lr_scheduler.ReduceLROnPlateau` lowers it.
+
+    It follows from the scores alone, which a checkpoint keeps, so that a resumed run needs nothing else.
+
+    Args:
+        schedule: When and how far it falls.
+        lr: Where it begins.
+        scores: The validation score of each epoch; None where it is undefined.
+        better: Which scores are better.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    mode: Literal["max", "min"] = "max" if better == "higher" else "min"
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, eps=0.0, **asdict(schedule))
+    for score in scores:
+        scheduler.step(math.nan if score is None else score)
+    return optimizer.param_groups[0]["lr"]

@@ -24,11 +24,12 @@ from mmrobust.contracts import Progress, Split
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DivergedError
 from mmrobust.model.checks import selection
+from mmrobust.recipe.optimization import Plateau
 from mmrobust.training.checkpoint import Checkpoints, State, restore
 from mmrobust.training.device import resident
 from mmrobust.training.folder import RunFolder
 from mmrobust.training.progress import Meter, duration
-from mmrobust.training.schedule import factor
+from mmrobust.training.schedule import factor, plateau
 from mmrobust.training.step import Moments, Step, Trained, Views
 
 if TYPE_CHECKING:
@@ -177,7 +178,11 @@ class Seed:
 
     def rate(self) -> float:
         """The learning rate of the next step."""
-        return self.settings.lr * factor(self.settings.schedule, self.state.step, self.steps, self.settings.warmup)
+        settings, lr = self.settings, self.settings.lr
+        if isinstance(settings.schedule, Plateau) and self.select is not None:
+            scores = [line["valid"][self.select] for line in self.state.metrics]
+            lr = plateau(settings.schedule, lr, scores, measures.describe(self.select).better)
+        return lr * factor(settings.schedule, self.state.step, self.steps, settings.warmup)
 
     def progress(self) -> Progress:
         """How far training has come at the next step."""

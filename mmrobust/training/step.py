@@ -8,8 +8,10 @@ Nothing in it waits for a GPU, and what it reports stays on the device until som
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -280,8 +282,11 @@ class Step:
         moved = [p for group in self.optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in moved if p.grad is not None]
         norms, clip = self.trained.norms(gradients), self.settings.clip
-        if clip is not None:
-            self.trained.shorten(gradients, norms, clip)
+        if clip is not None and clip.by == "norm":
+            self.trained.shorten(gradients, norms, clip.at)
+        elif clip is not None:
+            for gradient in gradients:
+                gradient.clamp_(-clip.at, clip.at)
         return norms
 
     @torch.no_grad()
@@ -387,7 +392,7 @@ class Step:
 def build_optimizer(
     weights: Sequence[tuple[nn.Parameter, bool]], settings: TrainSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The optimizer; weight decay pulls at matrices alone, not at biases and norms.
+    """The optimizer that the recipe names; weight decay pulls at matrices alone, not at biases and norms.
 
     Args:
         weights: Each with whether it decays.
@@ -402,8 +407,10 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     for group in groups:
         group["lr"] = torch.tensor(settings.lr, device=device) if captured else settings.lr
-    fused = device.type in ("cpu", "cuda", "mps")
-    return torch.optim.AdamW(groups, fused=fused, capturable=captured)
+    kind = getattr(torch.optim, type(settings.optimizer).__name__)
+    able = {"fused": device.type in ("cpu", "cuda", "mps"), "capturable": captured}
+    known = inspect.signature(kind).parameters
+    return kind(groups, **asdict(settings.optimizer), **{name: on for name, on in able.items() if name in known})
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -19,6 +19,7 @@ from mmrobust.errors import RecipeError
 from mmrobust.recipe import Part, Recipe, Weighted, load, shipped
 from mmrobust.recipe.compose import extended, read
 from mmrobust.recipe.document import dump, parse
+from mmrobust.recipe.optimization import Clip
 from mmrobust.recipe.schema import json_schema
 
 BASE = """\
@@ -88,7 +89,7 @@ def test_what_a_recipe_becomes(folder: Path) -> None:
     assert isinstance(view.noise, Part)
     assert [type(o) for o in view.objectives] == [Weighted, Weighted]
     assert view.objectives[1].part.options["discriminator"].use == "linear"
-    assert (made.train.epochs, made.train.seeds, made.train.clip) == (30, (1,), 1.0)
+    assert (made.train.epochs, made.train.seeds, made.train.clip) == (30, (1,), Clip())
     assert made.evaluate.rates == tuple(i / 10 for i in range(11))
     assert made.evaluate.noise[0].use == "frame_drop"
     assert made.evaluate.measures == "auto"
@@ -137,8 +138,8 @@ trian: {}
         "bad.yaml:14:13: error: train.lr has to be greater than 0, not 0",
         "bad.yaml:14:24: error: train.epochs has to be a whole number, not 2.5",
         "bad.yaml:14:36: error: train.seeds: a seed is there twice",
-        "bad.yaml:14:54: error: train.schedule has to be 'cosine' or 'constant' or 'linear', not 'cosin'; did you mean "
-        "'cosine'?",
+        "bad.yaml:14:54: error: train.schedule has to be 'cosine' or 'constant' or 'linear' or 'plateau', not "
+        "'cosin'; did you mean 'cosine'?",
         "bad.yaml:14:71: error: train.patience has to be a whole number or null, not 'None'; write null",
         "bad.yaml:14:77: error: train has no key 'epoch'; did you mean 'epochs'?",
         "bad.yaml:15:19: error: evaluate.rates have to rise",
@@ -380,7 +381,7 @@ def test_a_variant_may_be_another_recipe(folder: Path) -> None:
     assert list(other.views) == ["clean"] and list(made.variant("parent").views) == ["type_1", "type_2"]
     assert other.data.options["train"] == 12, "the study's file goes over the variant's recipe"
     assert (other.train.epochs, other.train.seeds, other.train.lr) == (2, (1, 2, 3), 0.5)
-    assert other.train.clip == 2, "and the command line over both"
+    assert other.train.clip == Clip(at=2), "and the command line over both"
     assert (other.model.width, made.variant("parent").model.width) == (32, 48), "but a variant's changes come last"
     assert made.changes("other") == {"extends": "other.yaml", "model.width": 32}
     assert made.changes("parent") is None

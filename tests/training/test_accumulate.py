@@ -35,7 +35,8 @@ def test_the_gradient_of_several_batches_is_that_of_one_with_all_their_samples(t
     assert [len(batch) for batch in parts.epoch.updates[0]] == [10] * 4
     views = [whole.train.batch(index) for index in parts.epoch.updates[0]]
     some, all_ = take([parts]), take([whole])
-    some.trained.train(), all_.trained.train()
+    some.trained.train()
+    all_.trained.train()
     losses = some([{"type_1": batch} for batch in views], parts.progress())
     expected = all_([{"type_1": whole.train.batch(torch.cat(list(parts.epoch.updates[0])))}], whole.progress())
     torch.testing.assert_close(losses, expected)
