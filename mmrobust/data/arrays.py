@@ -20,9 +20,6 @@ the header's metadata under the key `mmrobust`. `save_arrays` writes either.
 from __future__ import annotations
 
 import json
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
@@ -30,12 +27,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from mmrobust.contracts import Task
 from mmrobust.data import tables
-from mmrobust.data.safe_pickle import unreadable
+from mmrobust.data.reading import FileContent, read_file
 from mmrobust.data.tables import Array, Contents, FileDataset, Table, place
 from mmrobust.errors import DataError, OptionError, nearest
 from mmrobust.files import write_atomic
@@ -105,63 +101,26 @@ def read_arrays(path: Path) -> dict[str, Any]:
         path: A `.npz` or `.safetensors` file.
 
     Raises:
-        DataError: It is missing, damaged, larger than memory, holds Python objects, or is neither.
+        DataError: It cannot be read; see `mmrobust.data.reading.read_file`.
     """
-    read = {".npz": _read_npz, ".safetensors": _read_safetensors}.get(path.suffix)
-    if read is None:
-        raise DataError(f"{path}: an .npz or .safetensors file is needed, not '{path.suffix or path.name}'")
-    try:
-        with open(path, "rb"):
-            pass
-        return read(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return arrays_keys(path, read_file(path, ("npz", "safetensors")))
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-        room = _memory()
-        if size > room:
-            raise DataError(
-                f"{path}: damaged or hostile: unpacked it takes {size / 2**30:.1f} GiB, and this machine has "
-                f"{room / 2**30:.1f} GiB of memory"
-            )
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, MemoryError, NotImplementedError) as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
-            raise DataError(
-                f"{path}: it holds arrays of Python objects, which are not read; save text as arrays of the type <U"
-            ) from error
-        raise DataError(f"{path}: damaged, or no .npz file ({type(error).__name__}: {error})"[:400]) from error
-
-
-def _memory() -> float:
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            found: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            text = (file.metadata() or {}).get("mmrobust")
-    except (SafetensorError, MemoryError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: damaged, or no .safetensors file that numpy can read ({error})"[:400]) from error
+def arrays_keys(path: Path, content: FileContent) -> dict[str, Any]:
+    """The raw keys of what was read from an `.npz` or `.safetensors` file; text of the latter stands in its header."""
+    if content.form == "npz":
+        return dict(content.value)
+    keys, text = dict(content.value["tensors"]), content.value["metadata"]
     if text is not None:
         head = _json(path, "the metadata 'mmrobust'", text)
-        found |= {key: np.asarray(value) if isinstance(value, list) else value for key, value in head.items()}
-    return found
+        keys |= {key: np.asarray(value) if isinstance(value, list) else value for key, value in head.items()}
+    return keys
 
 
 def _json(path: Path, where: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError
         raise DataError(f"{path}: {where} is no JSON ({error})"[:400]) from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: {where} has to be a JSON object, not a {type(value).__name__}")

@@ -12,10 +12,10 @@ import numpy as np
 
 from mmrobust.contracts import Task
 from mmrobust.data import tables
-from mmrobust.data.arrays import arrays_contents, read_arrays, save_arrays
+from mmrobust.data.arrays import arrays_contents, arrays_keys, save_arrays
 from mmrobust.data.mmsa import MODALITIES, SPLITS, Kind, as_splits, mmsa_contents
 from mmrobust.data.mult import mult_contents
-from mmrobust.data.safe_pickle import read_pickle, unreadable
+from mmrobust.data.reading import read_file
 from mmrobust.data.tables import Array, Contents, Table
 from mmrobust.errors import DataError
 
@@ -31,16 +31,10 @@ def open_contents(path: str | Path, task: Kind = "regression") -> Contents:
         DataError: It is missing, damaged, hostile, or of no known layout.
     """
     path = Path(path)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if path.suffix in (".npz", ".safetensors"):
-        return arrays_contents(path, read_arrays(path), labels=False)
-    value, notes = read_pickle(path)
-    splits = as_splits(path, value, MODALITIES, labels=False)
+    content = read_file(path)
+    if content.form != "pickle":
+        return arrays_contents(path, arrays_keys(path, content), labels=False)
+    splits = as_splits(path, content.value, MODALITIES, labels=False)
     first = next(iter(splits.values()))
     wanted = tuple(m for m in MODALITIES if m in first)
     if not wanted:
@@ -53,7 +47,7 @@ def open_contents(path: str | Path, task: Kind = "regression") -> Contents:
     else:
         kind: Kind = "classification" if "regression_labels" not in first and "classification_labels" in first else task
         contents = mmsa_contents(path, splits, wanted, kind, "auto", "M", labels=False)
-    contents.notes[:0] = notes
+    contents.notes[:0] = content.notes
     return contents
 
 

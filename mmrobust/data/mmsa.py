@@ -11,7 +11,7 @@ A pickle of `{train, valid, test}`, each a dict of
 | `classification_labels`, `annotations` | `n`: class numbers and their names |
 | `id` | `video$_$clip` |
 
-Read through `mmrobust.data.safe_pickle`, which executes nothing.
+Read through `mmrobust.data.reading`, which executes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from mmrobust.contracts import Task
 from mmrobust.data import tables
-from mmrobust.data.safe_pickle import read_pickle
+from mmrobust.data.reading import read_file
 from mmrobust.data.tables import Array, Contents, FileDataset, Table, place
 from mmrobust.errors import DataError, OptionError, nearest
 
@@ -93,10 +93,10 @@ class MMSA(FileDataset):
         wanted = tuple(self._modalities or MODALITIES)
         keys = {"text_bert", "annotations", "id", "classification_labels"}
         keys |= {*wanted, *(f"{m}_lengths" for m in wanted), *(f"regression_labels{s}" for s in ("", "_T", "_A", "_V"))}
-        value, notes = read_pickle(path, only=keys)
-        splits = as_splits(path, value, wanted, labels)
+        read = read_file(path, ("pickle",), only=keys)
+        splits = as_splits(path, read.value, wanted, labels)
         contents = mmsa_contents(path, splits, wanted, self._kind, self._measures, self._label, labels)
-        contents.notes[:0] = notes
+        contents.notes[:0] = read.notes
         return contents
 
 

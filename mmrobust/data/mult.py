@@ -16,7 +16,7 @@ import numpy as np
 from mmrobust.contracts import Task
 from mmrobust.data import tables
 from mmrobust.data.mmsa import MODALITIES, as_splits, need
-from mmrobust.data.safe_pickle import read_pickle
+from mmrobust.data.reading import read_file
 from mmrobust.data.tables import Array, Contents, FileDataset, Table, place
 from mmrobust.errors import DataError
 
@@ -70,9 +70,9 @@ class MulT(FileDataset):
     def read(self, path: Path, labels: bool) -> Contents:
         """Reads the whole file; see `FileDataset.read`."""
         wanted = tuple(self._modalities or MODALITIES)
-        value, notes = read_pickle(path, only={*wanted, "labels", "id"})
-        contents = mult_contents(path, as_splits(path, value, wanted, labels), wanted, self._measures, labels)
-        contents.notes[:0] = notes
+        read = read_file(path, ("pickle",), only={*wanted, "labels", "id"})
+        contents = mult_contents(path, as_splits(path, read.value, wanted, labels), wanted, self._measures, labels)
+        contents.notes[:0] = read.notes
         return contents
 
 

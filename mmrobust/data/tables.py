@@ -256,6 +256,8 @@ class FileDataset(Dataset):
         replace_nonfinite: Replace | None,
     ) -> None:
         self._path = Path(path)
+        if self._given is None and not self._path.exists():
+            raise DataError(f"{path}: no such file; give the path of the data as data.path=FILE")
         contents = self.read(self._path, labels=self._given is None)
         check_widths(contents)
         check_labels(contents)

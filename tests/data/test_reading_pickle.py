@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import io
 import os
 import pickle
 import struct
@@ -20,10 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from mmrobust.data.safe_pickle import read_pickle
+from mmrobust.data.reading import read_file
 from mmrobust.errors import DataError
 
 SIGN = "executed"
+
+
+def read_pickle(path: Path, only: set[str] | None = None) -> tuple[Any, list[str]]:
+    content = read_file(path, ("pickle",), only)
+    return content.value, content.notes
 
 
 def write(tmp_path: Path, data: bytes) -> Path:
@@ -315,30 +319,25 @@ def test_billion_laughs(tmp_path: Path) -> None:
     laughs = b"\x80\x02]q\x00" + b"".join(
         b"](" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(12)
     )
-    assert "more than 1000000 values outside of arrays" in refusal(write(tmp_path, laughs + b"."))
+    assert "more than 3000000 values outside of arrays" in refusal(write(tmp_path, laughs + b"."))
     text = b"X" + struct.pack("<I", 10_000_000) + b"x" * 10_000_000 + b"q\x00"
-    assert "more than 1000000 values" in refusal(write(tmp_path, b"\x80\x02](" + text + b"h\x00" * 100 + b"e."))
+    assert "more than 3000000 values" in refusal(write(tmp_path, b"\x80\x02](" + text + b"h\x00" * 100 + b"e."))
 
 
 def test_a_file_that_takes_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on time is held by the parent, whatever the child does."""
-    fifo = tmp_path / "fifo.pkl"
-    os.mkfifo(fifo)
-    keep = os.open(fifo, os.O_RDWR)  # a writer that never writes
-    monkeypatch.setattr("mmrobust.data.safe_pickle._SECONDS", 1)
-    try:
-        assert refusal(fifo) == "reading it took more than 1 s; it is damaged or hostile (nothing of it was executed)"
-    finally:
-        os.close(keep)
+    path = write(tmp_path, b"\x80\x02" + b"N0" * 30_000_000 + b"N.")
+    monkeypatch.setattr("mmrobust.data.reading.reader._SECONDS", -12)  # of 12 s for its size
+    text = refusal(path)
+    assert text.startswith("reading it took more than") and "MMROBUST_DATA_SECONDS raises the limit" in text
+    monkeypatch.setenv("MMROBUST_DATA_SECONDS", "60")
+    assert read_pickle(path) == (None, [])
 
 
 def test_damaged_files(tmp_path: Path) -> None:
     good = pickle.dumps({"train": {"text": np.arange(1000.0), "id": ["a", "b"]}}, 4)
-    for data in (b"", b"\x80", good[:20], good[: len(good) // 2], good[:-1], b"PK\x03\x04 something", b"\x93NUMPY"):
-        assert refusal(write(tmp_path, data)).startswith("damaged, or no pickle at all (")
-    buffer = io.BytesIO()
-    torch.save({"a": torch.ones(3)}, buffer)
-    assert refusal(write(tmp_path, buffer.getvalue())).startswith("damaged, or no pickle at all (")
+    for data in (b"\x80", good[:20], good[: len(good) // 2], good[:-1]):
+        assert refusal(write(tmp_path, data)).startswith("damaged, or no pickle (")
 
 
 @settings(max_examples=40, deadline=None)
@@ -355,13 +354,13 @@ def test_random_damage(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
     try:
         read_pickle(path)
     except DataError as error:
-        assert str(error).endswith("(nothing of it was executed)")
+        assert "\n" not in str(error)
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for path, text in (
         (tmp_path / "nothing.pkl", "no such file; give the path of the data as data.path=FILE"),
-        (tmp_path, "cannot be read: Is a directory"),
+        (tmp_path, "it is a folder; a regular file is needed"),
     ):
         with pytest.raises(DataError) as info:
             read_pickle(path)
