@@ -6,8 +6,8 @@ file (`docs/data.md`).
 """
 
 from mmrobust.data.arrays import save_arrays
+from mmrobust.data.dataset import FileDataset, FileOptions
 from mmrobust.data.opening import open_dataset, open_features
 from mmrobust.data.preparation import Preparation
-from mmrobust.data.tables import FileDataset
 
-__all__ = ["FileDataset", "Preparation", "open_dataset", "open_features", "save_arrays"]
+__all__ = ["FileDataset", "FileOptions", "Preparation", "open_dataset", "open_features", "save_arrays"]

@@ -4,17 +4,18 @@ Either each split has its own keys, or one table holds all samples and a key `sp
 
 | key in a split | key in a table | what |
 |---|---|---|
-| `train/NAME` | `NAME` | features of a modality, `n t w`, or `n w` for one step each |
+| `train/NAME` | `NAME` | features of a modality, `n t w`, or `n w` for one step each, or a list of `t_i w` |
 | `train/NAME_length` | `NAME_length` | real steps of each sample, `n`; or else |
 | `train/NAME_mask` | `NAME_mask` | True where a step is real, `n t`; or else all-zero steps at either end are padding |
 | `train/NAME_times` | `NAME_times` | start and end of each step in seconds, `n t 2`; optional |
-| `train/label` | `label` | `n` numbers, `n` class numbers, or `n k` of 0 and 1 |
+| `train/label` | `label` | `n` numbers, class numbers or words, or `n k` of several decisions or targets |
 | `train/id` | `id` | a name for each sample; optional |
+| `train/group` | `group` | the speaker or video of each sample; optional |
 | | `split` | `train`, `valid` or `test` for each sample |
 | `meta` | `meta` | JSON: `{"task": {...}, "modalities": [...]}`; optional |
 
-A safetensors file holds no text: there `meta`, and `id` and `split` as lists of text under the same names, stand in
-the header's metadata under the key `mmrobust`. `save_arrays` writes either.
+A safetensors file holds no text: there `meta`, and `id`, `group` and `split` as lists of text under the same names,
+stand in the header's metadata under the key `mmrobust`. `save_arrays` writes either.
 """
 
 from __future__ import annotations
@@ -31,14 +32,31 @@ from safetensors.numpy import save as to_safetensors
 
 from mmrobust.contracts import Task
 from mmrobust.data import tables
+from mmrobust.data.dataset import FileDataset, FileOptions
+from mmrobust.data.labels import Wanted, read_labels
+from mmrobust.data.new_samples import complete
+from mmrobust.data.preparation import Preparation
 from mmrobust.data.reading import FileContent, read_file
-from mmrobust.data.tables import Array, Contents, FileDataset, Table, place
+from mmrobust.data.tables import Array, Contents, Table, place
 from mmrobust.errors import DataError, OptionError, nearest
 from mmrobust.files import write_atomic
 
 _EXTRA = ("_length", "_mask", "_times")
-_PLAIN = ("label", "id", "split", "meta")
-_KINDS = ("regression", "classification", "multilabel")
+_PLAIN = ("label", "id", "group", "split", "meta")
+_SPLITS = ("train", "valid", "test")
+# What people write for the keys of the layout.
+_NEAR_ENDINGS = {
+    "_length": ("_lengths", "_len", "_lens", "_seq_len", "_seq_lens", "_n", "_steps"),
+    "_mask": ("_masks", "_padding_mask", "_pad_mask", "_attention_mask", "_attn_mask", "_valid"),
+    "_times": ("_time", "_timestamps", "_timestamp"),
+}
+_NEAR_KEYS = {
+    "label": ("labels", "y", "target", "targets", "class", "classes", "regression_labels", "emotion", "Y"),
+    "id": ("ids", "names", "name"),
+    "group": ("groups", "speaker", "speakers", "actor", "subject", "speaker_id"),
+    "split": ("splits", "fold", "set"),
+}
+_NEAR_SPLITS = {"val": "valid", "dev": "valid", "validation": "valid", "training": "train", "testing": "test"}
 
 
 class Arrays(FileDataset):
@@ -52,12 +70,17 @@ class Arrays(FileDataset):
         path: Path,
         modalities: list[str] | None = None,
         length: int | dict[str, int] | None = None,
-        reduce: dict[str, Literal["truncate", "segments"]] | None = None,
+        reduce: dict[str, Literal["truncate", "segments", "random_segments", "mean", "mean_std"]] | None = None,
         task: Literal["auto", "regression", "classification", "multilabel"] = "auto",
         measures: str = "auto",
-        standardize: bool | list[str] = True,
+        target: str | int | None = None,
+        clip_labels: bool = False,
+        standardize: bool | list[str] | Literal["robust"] | dict[str, bool | str | list[str]] = True,
         scale: Literal["feature", "modality"] | dict[str, Literal["feature", "modality"]] = "feature",
+        clip: float | dict[str, float] | None = None,
         replace_nonfinite: Literal["zero", "mean"] | None = None,
+        folds: dict[str, str | int | float] | list[list[str | int]] | None = None,
+        fold: int = 1,
     ) -> None:
         """
         Args:
@@ -65,33 +88,39 @@ class Arrays(FileDataset):
             modalities: Which of the file's modalities, and in which order; all in the file's order by default.
             length: Most steps, for all modalities or for some; the file's own by default, and never more.
                 A modality of one step keeps it.
-            reduce: How a modality is shortened: the first steps (the default), or one frame of each of `length`
-                equal segments, as the paper does with video.
-            task: What the labels are for; what the file's `meta` says by default, and without it what their type
-                says: whole numbers are classes, two columns or more are independent decisions.
+            reduce: How a modality is shortened: `truncate` keeps the first steps (the default), `segments` the middle
+                one of each of `length` equal segments, `random_segments` one that is drawn anew in each epoch of
+                training and the middle one otherwise, `mean` the mean of each segment, `mean_std` mean and deviation.
+            task: What the labels are for; what the file's `meta` says by default, and without it what they look like:
+                whole numbers from 0 and words are classes, two columns or more are one-hot classes, independent
+                decisions or several targets. A note says which.
             measures: Which scores to report; what `meta` says by default, or those of the task's kind.
+            target: Name or number (from 0) of the one column of the labels to predict; all by default.
+            clip_labels: Whether labels beyond the range of a regression become its nearest end; they are refused by
+                default.
             standardize: Give each feature mean 0 and deviation 1 over the training split's real steps: in all
-                modalities, in those that are listed, or in none.
+                modalities, in those that are listed, or in none. `robust` takes median and quartiles. `{by: group}`
+                takes each group's own samples (transductive), with `causal: true` its earlier ones alone.
             scale: Whether the deviation is each feature's own, or one for all features of a modality together, which
                 keeps their sizes relative to each other (right for principal components and embeddings); for all
                 modalities or for some.
+            clip: Largest absolute value after standardising, in deviations, for all modalities or for some.
             replace_nonfinite: What to put for NaN and infinities: 0, or the feature's mean in the training split;
                 they are refused by default.
+            folds: Divide all samples anew so that no group is in two splits: `{by: group, count: 5}`, or a list of
+                the groups that test in each fold.
+            fold: Which of the folds tests, from 1.
         """
-        self._kind, self._measures = task, measures
+        self._wanted = Wanted(task, measures, target, clip_labels)
         super().__init__(
-            path=path,
-            modalities=modalities,
-            length=length,
-            reduce=reduce,
-            standardize=standardize,
-            scale=scale,
-            replace_nonfinite=replace_nonfinite,
+            path,
+            FileOptions(modalities, length, reduce, standardize, scale, clip, replace_nonfinite, folds, fold),
         )
 
-    def read(self, path: Path, labels: bool) -> Contents:
+    def read(self, path: Path) -> Contents:
         """Reads the whole file; see `FileDataset.read`."""
-        return arrays_contents(path, read_arrays(path), labels, self._kind, self._measures)
+        whole = self._options.folds is not None
+        return arrays_contents(path, read_arrays(path), self._wanted, model=self._given, whole=whole)
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -128,167 +157,193 @@ def _json(path: Path, where: str, text: str) -> dict[str, Any]:
 
 
 def arrays_contents(
-    path: Path, raw: Mapping[str, Any], labels: bool, kind: str = "auto", measures: str = "auto"
+    path: Path,
+    raw: Mapping[str, Any],
+    wanted: Wanted,
+    *,
+    labels: bool = True,
+    model: Preparation | None = None,
+    whole: bool = False,
 ) -> Contents:
     """Makes tables of the raw keys of an arrays file.
 
     Args:
         path: Where they came from, for messages.
         raw: The keys.
+        wanted: What is asked of the labels.
         labels: Whether there have to be any, and a training split.
-        kind: Of the task; `auto` for what the file says.
-        measures: Which scores; `auto` for what the file says.
+        model: What a model was trained on, where these are new samples for it.
+        whole: Whether the file's own splits do not matter, so that it needs none.
 
     Raises:
         DataError: They have not this layout.
     """
+    labels = labels and model is None
     meta = raw.get("meta", {})
     if not isinstance(meta, dict):
         meta = _json(path, "the key 'meta'", str(meta))
+    grouped = _grouped(path, raw, labels, whole)
+    if labels and not whole and "train" not in grouped:
+        raise DataError(f"{path}: there is no split 'train'; the file has {', '.join(grouped) or 'nothing'}")
+    notes: list[str] = []
+    order = list(model.modalities) if model is not None else _modalities(path, grouped, meta)
+    if model is not None:
+        grouped = {split: complete(path, split, keys, model, "_length") for split, keys in grouped.items()}
+    parts = {split: _table(path, split, keys, order, notes) for split, keys in grouped.items()}
+    _pad_alike(parts, order)
+    task = None
+    raw_labels = {split: keys["label"] for split, keys in grouped.items() if "label" in keys}
+    if labels:
+        for split, keys in grouped.items():
+            if "label" not in keys:
+                raise DataError(f"{place(path, split)} has no key '{split}/label'{_meant('label', keys)}")
+    if raw_labels:
+        understood = read_labels(path, raw_labels, _said(path, meta), wanted, "label")
+        task = understood.task
+        notes += understood.notes
+        for split, values in understood.values.items():
+            parts[split].label = values
+    for split, table in parts.items():
+        tables.check_counts(path, split, table)
+    return Contents(path, "arrays", parts, task, notes)
+
+
+def _grouped(path: Path, raw: Mapping[str, Any], labels: bool, whole: bool) -> dict[str, dict[str, Any]]:
+    """The keys of each split; of a table without a split that of `all` if it is divided later, and of `new` samples."""
     grouped: dict[str, dict[str, Any]] = {}
     plain = {k: v for k, v in raw.items() if "/" not in k and k != "meta"}
     for key, value in raw.items():
         if "/" in key:
             split, _, name = key.partition("/")
             grouped.setdefault(split, {})[name] = value
+    for key in plain:
+        split, mark, name = key.partition("_")
+        right = _NEAR_SPLITS.get(split, split)
+        if mark and name and right in _SPLITS and key not in ("train", "test"):
+            raise DataError(
+                f"{path}: there is a key '{key}'; the key of a split has a slash: did you mean '{right}/{name}'?"
+            )
+    for split in grouped:
+        if split in _NEAR_SPLITS:
+            raise DataError(f"{path}: '{split}' is no split; did you mean '{_NEAR_SPLITS[split]}'?")
     if plain and grouped:
         raise DataError(
             f"{path}: some keys belong to a split ('{next(k for k in raw if '/' in k)}') and others to none "
             f"('{next(iter(plain))}'); use one form: all 'SPLIT/KEY', or all 'KEY' with a key 'split'"
         )
-    if not grouped:
-        grouped = _by_split(path, plain, labels)
-    if labels and "train" not in grouped:
-        raise DataError(f"{path}: there is no split 'train'; the file has {', '.join(grouped) or 'nothing'}")
-    notes: list[str] = []
-    order = meta.get("modalities")
+    if not grouped and "split" not in plain and (whole or not labels):
+        return {"all" if whole else "new": plain}
+    return grouped or _by_split(path, plain)
+
+
+def _modalities(path: Path, grouped: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> list[str]:
+    """The names of the modalities, after a look for keys that are nearly right."""
     first = next(iter(grouped.values()), {})
-    found = [k for k in first if k not in _PLAIN and not _belongs(k, first)]
-    order = list(map(str, order)) if isinstance(order, list) else found
-    if not order:
+    order = meta.get("modalities")
+    if order is not None:
+        if not isinstance(order, list) or not all(isinstance(m, str) for m in order):
+            raise DataError(f"{path}: 'modalities' in 'meta' has to be a list of names")
+        if order:
+            return order
+    names = [k for k in first if k not in _PLAIN and not _belongs(k, first)]
+    for key in names:
+        for right, endings in _NEAR_ENDINGS.items():
+            if similar := tables.similar_key(key, first, endings, right):
+                raise DataError(f"{path}: there is a key '{key}'; did you mean '{similar}'?")
+        for right, near in _NEAR_KEYS.items():
+            if key in near and right not in first and np.ndim(first[key]) < 2:
+                raise DataError(f"{path}: there is a key '{key}'; did you mean '{right}'?")
+    if not names:
         raise DataError(f"{path}: there are no features; a modality is a key such as 'train/text' or 'text'")
-    made = {split: _table(path, split, keys, order, labels, notes) for split, keys in grouped.items()}
-    _pad_alike(made, order)
-    return Contents(path, "arrays", made, _task(path, made, meta, kind, measures), notes)
+    return names
 
 
 def _belongs(key: str, keys: Mapping[str, Any]) -> bool:
     return any(key.endswith(end) and key.removesuffix(end) in keys for end in _EXTRA)
 
 
-def _by_split(path: Path, plain: dict[str, Any], labels: bool) -> dict[str, dict[str, Any]]:
+def _meant(right: str, keys: Mapping[str, Any]) -> str:
+    near = next((key for key in keys if key in _NEAR_KEYS[right]), None)
+    return f"; rename '{near}' to '{right}'" if near else nearest(right, keys)
+
+
+def _said(path: Path, meta: Mapping[str, Any]) -> dict[str, Any]:
+    said = meta.get("task") or {}
+    if not isinstance(said, dict):
+        raise DataError(f"{path}: 'task' in 'meta' has to be an object with 'kind', 'measures', ...")
+    return said
+
+
+def _by_split(path: Path, plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The rows of one table by their split."""
     where = plain.pop("split", None)
-    if where is None and not labels:
-        return {"new": plain}
     if where is None:
-        raise DataError(f"{path}: there is no key 'split', and no key such as 'train/text'; it has {', '.join(plain)}")
+        raise DataError(
+            f"{path}: there is no key 'split', and no key such as 'train/text'; "
+            f"it has {', '.join(plain) or 'nothing'}; say which sample is in which split, or divide them by speaker "
+            "with folds: {by: group, count: 5}"
+        )
     where = np.asarray(where).astype(str).reshape(-1)
     for key, value in plain.items():
-        count = np.shape(value)[0] if np.ndim(value) else 0
+        count = len(value) if np.ndim(value) else 0
         if count != len(where):
             raise DataError(f"{path}: 'split' has {len(where)} samples, but '{key}' has {count}")
-    unknown = sorted(set(where.tolist()) - {"train", "valid", "test"})
+    unknown = sorted(set(where.tolist()) - set(_SPLITS))
     if unknown:
-        raise DataError(f"{path}: key 'split': '{unknown[0]}' is no split; use train, valid and test")
+        raise DataError(f"{path}: key 'split': {unknown[0]!a} is no split; use train, valid and test")
     return {
         split: {key: np.asarray(value)[where == split] for key, value in plain.items()}
-        for split in ("train", "valid", "test")
+        for split in _SPLITS
         if (where == split).any()
     }
 
 
-def _table(
-    path: Path, split: str, keys: Mapping[str, Any], order: Sequence[str], labels: bool, notes: list[str]
-) -> Table:
+def _table(path: Path, split: str, keys: Mapping[str, Any], order: Sequence[str], notes: list[str]) -> Table:
+    """The features of a split; its labels are read for all splits together."""
     features: dict[str, Array] = {}
     masks: dict[str, Array] = {}
     times: dict[str, Array] = {}
     for m in order:
         if m not in keys:
             raise DataError(f"{place(path, split)} has no key '{split}/{m}'{nearest(m, keys)}")
-        x = features[m] = tables.features(place(path, split, m), keys[m])
+        where = place(path, split, m)
+        x, lengths = tables.features(where, keys[m])
+        features[m] = x
         if f"{m}_length" in keys:
-            where = place(path, split, f"{m}_length")
-            masks[m] = tables.mask_of_lengths(where, keys[f"{m}_length"], x, notes)
+            masks[m] = tables.mask_of_lengths(place(path, split, f"{m}_length"), keys[f"{m}_length"], x, notes)
         elif f"{m}_mask" in keys:
-            masks[m] = np.asarray(keys[f"{m}_mask"]).astype(bool)
-        elif x.shape[1] == 1:
-            masks[m] = np.ones(x.shape[:2], bool)
+            masks[m] = tables.boolean_mask(place(path, split, f"{m}_mask"), keys[f"{m}_mask"])
+        elif lengths is not None:
+            masks[m] = np.arange(x.shape[1]) < lengths[:, None]
         else:
-            masks[m] = tables.mask_of_values(x)
+            masks[m] = np.ones(x.shape[:2], bool) if x.shape[1] == 1 else tables.mask_of_values(x)
         if f"{m}_times" in keys:
             times[m] = np.asarray(keys[f"{m}_times"])
             if times[m].shape != (*x.shape[:2], 2) or times[m].dtype.kind not in "fiu":
                 where = place(path, split, f"{m}_times")
                 raise DataError(f"{where}: the shape is {times[m].shape}; (samples, steps, 2) is needed")
-    label = None
-    if "label" in keys:
-        label = np.asarray(keys["label"])
-        where = place(path, split, "label")
-        label = label if label.ndim == 2 and label.shape[1] > 1 else tables.column(where, keys["label"])
-    elif labels:
-        raise DataError(f"{place(path, split)} has no key '{split}/label'{nearest('label', keys)}")
     count = len(next(iter(features.values())))
-    table = Table(features, masks, label, tables.names(place(path, split, "id"), keys.get("id"), split, count), times)
+    ids = tables.names(place(path, split, "id"), keys.get("id"), split, count)
+    named = keys.get("group")
+    groups = (
+        tables.groups_of_ids(ids) if named is None else tables.names(place(path, split, "group"), named, split, count)
+    )
+    table = Table(features, masks, None, ids, times, groups)
     tables.check_counts(path, split, table)
     return table
 
 
-def _pad_alike(made: dict[str, Table], order: Sequence[str]) -> None:
+def _pad_alike(parts: dict[str, Table], order: Sequence[str]) -> None:
     """Splits may be padded to different lengths; the longest holds for all."""
     for m in order:
-        longest = max(table.features[m].shape[1] for table in made.values())
-        for table in made.values():
+        longest = max(table.features[m].shape[1] for table in parts.values())
+        for table in parts.values():
             room = [(0, 0), (0, longest - table.features[m].shape[1])]
             if room[1][1]:
                 table.features[m] = np.pad(table.features[m], [*room, (0, 0)])
                 table.masks[m] = np.pad(table.masks[m], room)
                 if m in table.times:
                     table.times[m] = np.pad(table.times[m], [*room, (0, 0)])
-
-
-def _task(path: Path, made: dict[str, Table], meta: Mapping[str, Any], kind: str, measures: str) -> Task | None:
-    said = meta.get("task") or {}
-    if not isinstance(said, dict):
-        raise DataError(f"{path}: 'task' in 'meta' has to be an object with 'kind', 'measures', ...")
-    found = [table.label for table in made.values() if table.label is not None]
-    if not found:
-        return None
-    if len({x.shape[1:] for x in found}) > 1:
-        raise DataError(f"{path}: labels have {found[0].shape[1:]} columns in one split, other splits have others")
-    columns = found[0].shape[1] if found[0].ndim == 2 else 1
-    if kind == "auto":
-        kind = said.get("kind") or (
-            "multilabel" if columns > 1 else "classification" if found[0].dtype.kind in "iub" else "regression"
-        )
-    if kind not in _KINDS:
-        raise DataError(f"{path}: there is no kind of task '{kind}'{nearest(str(kind), _KINDS)}")
-    if (columns > 1) != (kind == "multilabel"):
-        raise DataError(f"{path}: the labels have {columns} columns, which does not suit the task '{kind}'")
-    same = kind == said.get("kind")
-    if measures == "auto":
-        default = "iemocap" if kind == "multilabel" else kind
-        measures = str(said.get("measures", default)) if same else default
-    names = tuple(map(str, said.get("names") or ())) if same else ()
-    if kind == "regression":
-        edges = {"mosi": (-3.0, 3.0), "mosei": (-3.0, 3.0), "sims": (-1.0, 1.0)}.get(measures, (None, None))
-        low, high = (said.get("low", edges[0]), said.get("high", edges[1])) if same else edges
-        return Task("regression", 1, measures, _number(path, "low", low), _number(path, "high", high))
-    if kind == "multilabel":
-        names = names if len(names) == columns else tuple(f"label {i}" for i in range(columns))
-        return Task("multilabel", 2 * columns, measures, names=names)
-    whole = np.concatenate(found)
-    most = int(whole.max()) + 1 if np.isfinite(whole).all() and whole.max() < 10_000 else 2
-    outputs = said.get("outputs") if same else None
-    outputs = outputs if isinstance(outputs, int) and outputs >= 2 else max(most, len(names), 2)
-    return Task("classification", outputs, measures, names=names if len(names) == outputs else ())
-
-
-def _number(path: Path, key: str, value: Any) -> float | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise DataError(f"{path}: '{key}' of the task in 'meta' has to be a number, not {value!r}")
-    return None if value is None else float(value)
 
 
 def save_arrays(
@@ -302,8 +357,8 @@ def save_arrays(
 
     Args:
         path: A `.npz` or `.safetensors` file.
-        splits: For each of `train`, `valid` and `test` the keys of the layout without the split: `NAME` (`n t w` or
-            `n w`), `NAME_length` or `NAME_mask`, `NAME_times`, `label`, `id`.
+        splits: For each of `train`, `valid` and `test` the keys of the layout without the split: `NAME` (`n t w`,
+            `n w`, or a list of `t_i w`), `NAME_length` or `NAME_mask`, `NAME_times`, `label`, `id`, `group`.
         task: What the labels are for.
         modalities: Their order; that of the training split's keys by default.
 
@@ -319,18 +374,15 @@ def save_arrays(
         ...             task=Task("classification", 6, "classification"))
     """
     path = Path(path)
-    raw: dict[str, Any] = {}
-    for split, keys in splits.items():
-        for key, value in keys.items():
-            array = np.asarray(value)
-            raw[f"{split}/{key}"] = array.astype(str) if array.dtype.kind == "O" else array
+    splits = {split: _ready(path, split, keys) for split, keys in splits.items()}
+    raw = {f"{split}/{key}": value for split, keys in splits.items() for key, value in keys.items()}
     meta: dict[str, Any] = {"task": asdict(task)}
     order = modalities or [k for k in next(iter(splits.values()), {}) if k not in _PLAIN and not k.endswith(_EXTRA)]
     meta["modalities"] = list(order)
     for key in {key for keys in splits.values() for key in keys}:
         if (
             key not in order
-            and key not in ("label", "id")
+            and key not in ("label", "id", "group")
             and not any(key == f"{m}{end}" for m in order for end in _EXTRA)
         ):
             raise DataError(f"{path}: the key '{key}' is neither a modality nor belongs to one ({', '.join(order)})")
@@ -340,7 +392,7 @@ def save_arrays(
                 f"{path}: a modality cannot be called '{m}'; use letters, digits and '_', but not {', '.join(_PLAIN)} "
                 f"or an end such as {', '.join(_EXTRA)}"
             )
-    contents = arrays_contents(path, raw | {"meta": meta}, labels=True)
+    contents = arrays_contents(path, raw | {"meta": meta}, Wanted())
     tables.check_widths(contents)
     tables.check_labels(contents)
     if contents.task is not None and contents.task.kind != task.kind:
@@ -351,6 +403,24 @@ def save_arrays(
         raise DataError(f"{path}: the name has to end in .npz or .safetensors")
     write_atomic(path, write(raw, meta))
     return path
+
+
+def _ready(path: Path, split: str, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a split as plain arrays; lists of arrays of different length are padded, with their lengths."""
+    out: dict[str, Any] = {}
+    for key, value in keys.items():
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            array = np.asarray(None)
+        if array.dtype.kind == "O" and array.ndim and all(isinstance(item, (str, bytes)) for item in array.reshape(-1)):
+            array = array.astype(str)
+        elif array.dtype.kind == "O":
+            array, lengths = tables.features(place(path, split, key), value)
+            if lengths is not None and f"{key}_mask" not in keys:
+                out.setdefault(f"{key}_length", lengths)
+        out[key] = array
+    return out
 
 
 def _npz(raw: dict[str, Any], meta: dict[str, Any]) -> bytes:

@@ -13,6 +13,8 @@ import numpy as np
 from mmrobust.contracts import Task
 from mmrobust.data import tables
 from mmrobust.data.arrays import arrays_contents, arrays_keys, save_arrays
+from mmrobust.data.concerns import concerns
+from mmrobust.data.labels import Wanted
 from mmrobust.data.mmsa import MODALITIES, SPLITS, Kind, as_splits, mmsa_contents
 from mmrobust.data.mult import mult_contents
 from mmrobust.data.reading import read_file
@@ -33,9 +35,10 @@ def open_contents(path: str | Path, task: Kind = "regression") -> Contents:
     path = Path(path)
     content = read_file(path)
     if content.form != "pickle":
-        return arrays_contents(path, arrays_keys(path, content), labels=False)
-    splits = as_splits(path, content.value, MODALITIES, labels=False)
-    first = next(iter(splits.values()))
+        return arrays_contents(path, arrays_keys(path, content), Wanted(), labels=False)
+    notes = list(content.notes)
+    splits = as_splits(path, content.value, MODALITIES, False, notes)
+    first = next(iter(splits.values()), {})
     wanted = tuple(m for m in MODALITIES if m in first)
     if not wanted:
         raise DataError(
@@ -43,11 +46,11 @@ def open_contents(path: str | Path, task: Kind = "regression") -> Contents:
             f"{', '.join(map(str, first)) or 'nothing'}"
         )
     if "labels" in first and "regression_labels" not in first:
-        contents = mult_contents(path, splits, wanted, "auto", labels=False)
+        contents = mult_contents(path, splits, wanted, Wanted(), labels=False)
     else:
         kind: Kind = "classification" if "regression_labels" not in first and "classification_labels" in first else task
-        contents = mmsa_contents(path, splits, wanted, kind, "auto", "M", labels=False)
-    contents.notes[:0] = content.notes
+        contents = mmsa_contents(path, splits, wanted, Wanted(kind), "M", labels=False)
+    contents.notes[:0] = notes
     return contents
 
 
@@ -81,12 +84,7 @@ def info(path: str | Path) -> dict[str, Any]:
             for m, s in found["modalities"].items()
             if s["values"] and s["nan"] + s["infinite"] == s["values"]
         ]
-    notes = list(contents.notes)
-    ids = {split: set(table.ids) for split, table in contents.tables.items()}
-    for i, a in enumerate(ids):
-        for b in list(ids)[i + 1 :]:
-            if ids[a] & ids[b]:
-                notes.append(f"{len(ids[a] & ids[b])} ids are in both '{a}' and '{b}'")
+    notes = [*contents.notes, *concerns(contents)]
     return {
         "path": str(path),
         "layout": contents.layout,
@@ -102,7 +100,8 @@ def info(path: str | Path) -> dict[str, Any]:
 def _split(table: Table, task: Task | None) -> dict[str, Any]:
     modalities = {m: _modality(x, table.masks[m]) for m, x in table.features.items()}
     label = None if table.label is None or task is None else _label(table.label, task)
-    return {"samples": len(table.ids), "modalities": modalities, "label": label}
+    groups = None if table.groups is None else len(set(table.groups))
+    return {"samples": len(table.ids), "groups": groups, "modalities": modalities, "label": label}
 
 
 def _modality(x: Array, mask: Array) -> dict[str, Any]:
@@ -136,7 +135,11 @@ def _label(label: Array, task: Task) -> dict[str, Any]:
         return {"counts": dict(zip(task.names, map(int, counts), strict=True))}
     if task.kind == "classification":
         names = task.names or tuple(map(str, range(task.outputs)))
-        return {"counts": {name: int((label == i).sum()) for i, name in enumerate(names)}}
+        counts = np.bincount(label[(label >= 0) & (label < task.outputs)].astype(int), minlength=task.outputs)
+        return {"counts": dict(zip(names, counts.tolist(), strict=True))}
+    if label.ndim == 2:
+        each = Task("regression", 1, task.measures, task.low, task.high)
+        return {"targets": {name: _label(label[:, k], each) for k, name in enumerate(task.names)}}
     fine = label[np.isfinite(label)].astype(float)
     if not len(fine):
         return {"not_finite": len(label)}

@@ -16,16 +16,22 @@ Read through `mmrobust.data.reading`, which executes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mmrobust.contracts import Task
 from mmrobust.data import tables
+from mmrobust.data.dataset import FileDataset, FileOptions
+from mmrobust.data.labels import Labels, Wanted, read_labels
+from mmrobust.data.new_samples import complete
+from mmrobust.data.preparation import Preparation
 from mmrobust.data.reading import read_file
-from mmrobust.data.tables import Array, Contents, FileDataset, Table, place
-from mmrobust.errors import DataError, OptionError, nearest
+from mmrobust.data.tables import Array, Contents, Table, need, place
+from mmrobust.data.triples import splits_of_triples
+from mmrobust.errors import DataError, OptionError
 
 MODALITIES = ("text", "audio", "vision")
 SPLITS = ("train", "valid", "test")
@@ -34,9 +40,11 @@ Kind = Literal["regression", "classification"]
 Measures = Literal["auto", "mosi", "mosei", "sims", "regression"]
 Label = Literal["M", "T", "A", "V"]
 
+_NEAR_LENGTHS = ("_length", "_len", "_lens", "_seq_len", "_seq_lens")
+
 
 class MMSA(FileDataset):
-    """A pickle in MMSA's layout: MOSI, MOSEI, SIMS, or any data of the same form."""
+    """A pickle in MMSA's layout: MOSI, MOSEI, SIMS, or any data of the same form; the triples of MISA's pickles too."""
 
     layout = "mmsa"
 
@@ -46,61 +54,71 @@ class MMSA(FileDataset):
         path: Path,
         modalities: list[str] | None = None,
         length: int | dict[str, int] | None = None,
-        reduce: dict[str, Literal["truncate", "segments"]] | None = None,
+        reduce: dict[str, Literal["truncate", "segments", "random_segments", "mean", "mean_std"]] | None = None,
         task: Literal["regression", "classification"] = "regression",
         measures: Literal["auto", "mosi", "mosei", "sims", "regression"] = "auto",
         label: Literal["M", "T", "A", "V"] = "M",
-        standardize: bool | list[str] = True,
+        clip_labels: bool = False,
+        standardize: bool | list[str] | Literal["robust"] | dict[str, bool | str | list[str]] = True,
         scale: Literal["feature", "modality"] | dict[str, Literal["feature", "modality"]] = "feature",
+        clip: float | dict[str, float] | None = None,
         replace_nonfinite: Literal["zero", "mean"] | None = None,
+        folds: dict[str, str | int | float] | list[list[str | int]] | None = None,
+        fold: int = 1,
     ) -> None:
         """
         Args:
             path: The pickle.
             modalities: Which of the file's modalities, and in which order; text, audio and vision by default.
             length: Most steps, for all modalities or for some; the file's own by default, and never more.
-            reduce: How a modality is shortened: the first steps (the default), or one frame of each of `length`
-                equal segments, as the paper does with video.
+            reduce: How a modality is shortened: `truncate` keeps the first steps (the default), `segments` the middle
+                one of each of `length` equal segments, `random_segments` one that is drawn anew in each epoch of
+                training and the middle one otherwise, `mean` the mean of each segment, `mean_std` mean and deviation.
             task: Whether to predict `regression_labels` or `classification_labels`.
             measures: Which scores the field reports; by itself, `sims` for a file with SIMS' labels, else `mosi`.
             label: SIMS: the label of all modalities together (M), or that of text, audio or vision alone.
+            clip_labels: Whether labels beyond the range of a regression become its nearest end; they are refused by
+                default.
             standardize: Give each feature mean 0 and deviation 1 over the training split's real steps: in all
-                modalities, in those that are listed, or in none.
+                modalities, in those that are listed, or in none. `robust` takes median and quartiles. `{by: group}`
+                takes each group's own samples (transductive), with `causal: true` its earlier ones alone.
             scale: Whether the deviation is each feature's own, or one for all features of a modality together, which
                 keeps their sizes relative to each other (right for principal components and embeddings); for all
                 modalities or for some.
+            clip: Largest absolute value after standardising, in deviations, for all modalities or for some.
             replace_nonfinite: What to put for NaN and infinities: 0, or the feature's mean in the training split;
                 they are refused by default.
+            folds: Divide all samples anew so that no group (the video of an id) is in two splits:
+                `{by: group, count: 5}`, or a list of the groups that test in each fold.
+            fold: Which of the folds tests, from 1.
         """
         self._modalities = modalities
-        self._kind: Kind = task
-        self._measures: Measures = measures
+        self._wanted = Wanted(task, measures, clip=clip_labels)
         self._label: Label = label
         if task == "classification" and measures != "auto":
             raise OptionError("measures", f"'{measures}' are for a regression, but task is classification")
         super().__init__(
-            path=path,
-            modalities=modalities,
-            length=length,
-            reduce=reduce,
-            standardize=standardize,
-            scale=scale,
-            replace_nonfinite=replace_nonfinite,
+            path,
+            FileOptions(modalities, length, reduce, standardize, scale, clip, replace_nonfinite, folds, fold),
         )
 
-    def read(self, path: Path, labels: bool) -> Contents:
+    def read(self, path: Path) -> Contents:
         """Reads the whole file; see `FileDataset.read`."""
-        wanted = tuple(self._modalities or MODALITIES)
+        wanted = self._given.modalities if self._given is not None else tuple(self._modalities or MODALITIES)
         keys = {"text_bert", "annotations", "id", "classification_labels"}
-        keys |= {*wanted, *(f"{m}_lengths" for m in wanted), *(f"regression_labels{s}" for s in ("", "_T", "_A", "_V"))}
-        read = read_file(path, ("pickle",), only=keys)
-        splits = as_splits(path, read.value, wanted, labels)
-        contents = mmsa_contents(path, splits, wanted, self._kind, self._measures, self._label, labels)
-        contents.notes[:0] = read.notes
+        keys |= {f"{m}{end}" for m in wanted for end in ("", "_lengths", *_NEAR_LENGTHS)}
+        keys |= {f"regression_labels{end}" for end in ("", "_T", "_A", "_V")}
+        content = read_file(path, ("pickle",), only=keys)
+        notes = list(content.notes)
+        splits = as_splits(path, content.value, wanted, self._given is None, notes)
+        contents = mmsa_contents(path, splits, wanted, self._wanted, self._label, model=self._given)
+        contents.notes[:0] = notes
         return contents
 
 
-def as_splits(path: Path, value: Any, wanted: tuple[str, ...], labels: bool) -> dict[str, dict[str, Any]]:
+def as_splits(
+    path: Path, value: Any, wanted: tuple[str, ...], labels: bool, notes: list[str]
+) -> dict[str, dict[str, Any]]:
     """The splits of a pickle, or the one split `new` of new features that are in none.
 
     Raises:
@@ -114,110 +132,132 @@ def as_splits(path: Path, value: Any, wanted: tuple[str, ...], labels: bool) -> 
     for split in SPLITS if labels else ():
         if split not in value:
             raise DataError(f"{path}: there is no split '{split}'; the file has {', '.join(map(str, value))}")
-    value = {k: v for k, v in value.items() if not labels or k in SPLITS}
-    for split, table in value.items():
+    splits = {k: v for k, v in value.items() if k in SPLITS or (not labels and isinstance(v, (dict, list)))}
+    splits = splits_of_triples(path, splits, notes)
+    for split, table in splits.items():
         if not isinstance(table, dict):
             raise DataError(f"{place(path, split)}: a dict is needed, not {type(table).__name__}")
-    return value
-
-
-def need(path: Path, split: str, table: dict[str, Any], key: str, advice: str = "") -> Any:
-    """The value of a key that a split must have.
-
-    Raises:
-        DataError: It does not; nearest keys are told.
-    """
-    if key not in table:
-        raise DataError(f"{place(path, split)} has no key '{key}'{nearest(key, map(str, table))}{advice}")
-    return table[key]
+    return splits
 
 
 def mmsa_contents(
     path: Path,
     splits: dict[str, dict[str, Any]],
     wanted: tuple[str, ...],
-    kind: Kind,
-    measures: Measures,
+    labels_wanted: Wanted,
     label: Label,
-    labels: bool,
+    *,
+    labels: bool = True,
+    model: Preparation | None = None,
 ) -> Contents:
-    """Makes tables of an MMSA pickle; see `MMSA` for the arguments.
+    """Makes tables of an MMSA pickle.
 
     Args:
         path: Where it came from, for messages.
         splits: What was in it.
         wanted: Modalities.
-        kind: Which labels.
-        measures: Which scores.
+        labels_wanted: Which labels and scores.
         label: Which of SIMS' labels.
         labels: Whether there have to be any.
+        model: What a model was trained on, where these are new samples for it.
 
     Raises:
         DataError: It has not this layout.
     """
     notes: list[str] = []
-    tables_ = {}
+    if model is not None:
+        splits = {split: complete(path, split, raw, model, "_lengths") for split, raw in splits.items()}
+    parts = {split: _table(path, split, raw, wanted, notes) for split, raw in splits.items()}
+    kind = labels_wanted.kind
     key = {"regression": "regression_labels", "classification": "classification_labels"}[kind]
     key += f"_{label}" if kind == "regression" and label != "M" else ""
-    for split, raw in splits.items():
-        features, masks = {}, {}
-        for m in wanted:
-            where = place(path, split, m)
-            features[m] = tables.features(where, need(path, split, raw, m, "; name what it has with modalities: [...]"))
-        bert = _attention(path, split, raw)
-        for m, x in features.items():
-            if raw.get(f"{m}_lengths") is not None:
-                where = place(path, split, f"{m}_lengths")
-                masks[m] = tables.mask_of_lengths(where, raw[f"{m}_lengths"], x, notes)
-            elif bert is not None and bert.shape == x.shape[:2]:
-                masks[m] = bert  # of an aligned file: step i of every modality belongs to token i
-            else:
-                masks[m] = tables.mask_of_values(x)
-        count = len(next(iter(features.values())))
-        given = need(path, split, raw, key) if labels else raw.get(key)
-        target = None if given is None else tables.column(place(path, split, key), given, None)
-        ids = tables.names(place(path, split, "id"), raw.get("id"), split, count)
-        tables_[split] = Table(features, masks, target, ids)
-        tables.check_counts(path, split, tables_[split])
-    sims = any("regression_labels_T" in raw for raw in splits.values())
-    return Contents(path, "mmsa", tables_, _task(tables_, splits, kind, measures, sims), notes)
+    if labels and model is None:
+        for split, raw in splits.items():
+            need(path, split, raw, key)
+    given = {split: raw[key] for split, raw in splits.items() if raw.get(key) is not None}
+    task = None
+    if given and model is None:
+        found = _labels(path, splits, given, labels_wanted, key)
+        task, notes = found.task, [*notes, *found.notes]
+        for split, values in found.values.items():
+            parts[split].label = values
+    for split, table in parts.items():
+        tables.check_counts(path, split, table)
+    return Contents(path, "mmsa", parts, task, notes)
 
 
-def _attention(path: Path, split: str, raw: dict[str, Any]) -> Array | None:
+def _table(path: Path, split: str, raw: Mapping[str, Any], wanted: tuple[str, ...], notes: list[str]) -> Table:
+    """The features of a split; its labels are read for all splits together."""
+    features, masks, ragged = {}, {}, {}
+    for m in wanted:
+        where = place(path, split, m)
+        value = need(path, split, raw, m, "; name what it has with modalities: [...]")
+        features[m], ragged[m] = tables.features(where, value)
+        for end in _NEAR_LENGTHS:
+            if raw.get(m + end) is not None and raw.get(f"{m}_lengths") is None:
+                raise DataError(f"{place(path, split)} has a key '{m}{end}'; did you mean '{m}_lengths'?")
+    bert = _attention(path, split, raw)
+    count = len(next(iter(features.values())))
+    if bert is not None and len(bert) != count:
+        raise DataError(f"{place(path, split, 'text_bert')}: there are {len(bert)}, but {count} samples")
+    for m, x in features.items():
+        lengths = ragged[m]
+        if raw.get(f"{m}_lengths") is not None:
+            masks[m] = tables.mask_of_lengths(place(path, split, f"{m}_lengths"), raw[f"{m}_lengths"], x, notes)
+        elif lengths is not None:
+            masks[m] = np.arange(x.shape[1]) < lengths[:, None]
+        elif bert is not None and bert.shape == x.shape[:2]:
+            masks[m] = bert  # of an aligned file: step i of every modality belongs to token i
+        else:
+            masks[m] = tables.mask_of_values(x)
+    ids = tables.names(place(path, split, "id"), raw.get("id"), split, count)
+    groups = tables.groups_of_ids(ids)
+    if raw.get("group") is not None:
+        groups = tables.names(place(path, split, "group"), raw["group"], split, count)
+    table = Table(features, masks, None, ids, groups=groups)
+    tables.check_counts(path, split, table)
+    return table
+
+
+def _attention(path: Path, split: str, raw: Mapping[str, Any]) -> Array | None:
     bert = raw.get("text_bert")
     if bert is None:
         return None
-    if not isinstance(bert, np.ndarray) or bert.ndim != 3 or bert.shape[1] != 3:
+    try:
+        bert = np.asarray(bert)
+    except ValueError:
+        bert = np.asarray(None)
+    if bert.dtype.kind not in "fiub" or bert.ndim != 3 or bert.shape[1] != 3:
         raise DataError(
-            f"{place(path, split, 'text_bert')}: the shape is {np.shape(bert)}; (samples, 3, steps) is needed: "
+            f"{place(path, split, 'text_bert')}: the shape is {bert.shape}; (samples, 3, steps) is needed: "
             "token ids, attention mask, segments"
         )
     return bert[:, 1] > 0.5
 
 
-def _task(
-    tables_: dict[str, Table], splits: dict[str, dict[str, Any]], kind: Kind, measures: Measures, sims: bool
-) -> Task | None:
-    found = [t.label for t in tables_.values() if t.label is not None]
-    if not found:
-        return None
-    if kind == "regression":
-        chosen = ("sims" if sims else "mosi") if measures == "auto" else measures
-        ranges = {"sims": (-1.0, 1.0), "regression": (None, None)}
-        return Task("regression", 1, chosen, *ranges.get(chosen, (-3.0, 3.0)))
-    whole = np.concatenate(found)
-    most = int(whole.max()) + 1 if np.isfinite(whole).all() and whole.max() < 1000 else 1
-    return Task("classification", max(most, 2), "classification", names=_class_names(tables_, splits, max(most, 2)))
+def _labels(
+    path: Path, splits: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], wanted: Wanted, key: str
+) -> Labels:
+    """The labels of all splits, with the measures of the data set and the names that `annotations` gives classes."""
+    said: dict[str, Any] = {}
+    if wanted.kind == "regression":
+        given = {split: tables.column(place(path, split, key), value) for split, value in given.items()}
+        sims = any("regression_labels_T" in raw for raw in splits.values())
+        said = {"kind": "regression", "measures": "sims" if sims else "mosi"}
+        return read_labels(path, given, said, wanted, key)
+    found = read_labels(path, given, said, wanted, key)
+    names = found.task.names or _class_names(found.values, splits, found.task.outputs)
+    return Labels(found.values, replace(found.task, names=names), found.notes)
 
 
-def _class_names(tables_: dict[str, Table], splits: dict[str, dict[str, Any]], count: int) -> tuple[str, ...]:
+def _class_names(labels: Mapping[str, Array], splits: Mapping[str, Mapping[str, Any]], count: int) -> tuple[str, ...]:
     """The names that `annotations` gives the classes, if each has just one."""
     names: dict[int, set[str]] = {}
-    for split, table in tables_.items():
+    for split, label in labels.items():
         words = splits[split].get("annotations")
-        if table.label is None or words is None or len(words) != len(table.label):
+        if words is None or np.size(words) != len(label):
             return ()
-        for number, word in zip(table.label.tolist(), words, strict=True):
+        for number, word in zip(label.tolist(), words, strict=True):
             names.setdefault(int(number) if np.isfinite(number) else -1, set()).add(str(word))
     if sorted(names) != list(range(count)) or any(len(words) > 1 for words in names.values()):
         return ()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmrobust import registry
 from mmrobust.contracts import Dataset, Part
+from mmrobust.data.dataset import FileDataset
 from mmrobust.data.preparation import Preparation
-from mmrobust.data.tables import FileDataset
 from mmrobust.errors import DataError
 
 __all__ = ["open_dataset", "open_features"]
@@ -31,7 +31,9 @@ def open_features(part: Part[Dataset], path: str | Path, *, preparation: Prepara
     """Opens new features for a model that was trained on the data of a recipe.
 
     They are selected, shortened and standardised exactly as the training data was, with the training data's own
-    statistics. Labels may be absent; a file without splits has the one split `new`.
+    statistics. Labels are not looked at. What is missing is masked with a note: a modality that is absent, empty or all
+    zero, and steps that hold NaN. A file without splits has the one split `new`; arrays without the dimension of
+    samples are one sample.
 
     Args:
         part: Name and options of the dataset that the model was trained on; `path` in it is not read if

@@ -20,9 +20,10 @@ class Preparation:
         task: What is to be predicted, with the names of classes or targets.
         width: Values in one step of each modality, as they stand in a file.
         length: Most steps of each modality, after shortening.
-        reduce: How a modality with more steps is shortened; absent where its first steps are taken.
-        mean: What is subtracted from each value of a step (mean or median of the training split); absent where the
-            modality is not standardised.
+        reduce: How a modality with more steps is shortened; absent where its first steps are taken. With `mean_std` a
+            step of the model is twice as wide as one of the file.
+        mean: What is subtracted from each value of a shortened step (mean or median of the training split); absent
+            where the modality is not standardised.
         std: What it is then divided by.
         fill: What replaces a value that is not finite; absent where nothing does.
         clip: Largest absolute value after standardising; absent where there is no limit.
@@ -58,9 +59,12 @@ class Preparation:
         names = _names("modalities", values.get("modalities"))
         widths = _each(values, "width", names, _count, complete=True)
 
+        reduce = _each(values, "reduce", names, _word)
+
         def row(key: str, value: Any, m: str) -> list[float]:
-            if not isinstance(value, list) or len(value) != widths[m]:
-                raise _wrong(f"{key}.{m}", f"a list of {widths[m]} numbers", value)
+            width = widths[m] * (2 if key != "fill" and reduce.get(m) == "mean_std" else 1)
+            if not isinstance(value, list) or len(value) != width:
+                raise _wrong(f"{key}.{m}", f"a list of {width} numbers", value)
             return [_real(f"{key}.{m}", x) for x in value]
 
         rows = {key: _each(values, key, names, row) for key in ("mean", "std", "fill")}
@@ -71,7 +75,7 @@ class Preparation:
             _task(values.get("task")),
             widths,
             _each(values, "length", names, _count, complete=True),
-            _each(values, "reduce", names, _word),
+            reduce,
             **rows,
             clip=_each(values, "clip", names, _real),
             groups=_each(values, "groups", names, _word),

@@ -1,30 +1,21 @@
-"""What every file format comes to: tables of padded sequences, checked, and made ready for a model.
-
-A format's reader gives `Contents`, as the file has them; `FileDataset` selects, shortens, checks, standardises and
-makes tensors of them in one way for all formats.
-"""
+"""What every file format comes to: tables of padded sequences, and the checks that hold for all of them."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
-from mmrobust.contracts import Dataset, Shape, Split, Stream, Task
-from mmrobust.data.preparation import Preparation
-from mmrobust.errors import DataError, OptionError, nearest
+from mmrobust.contracts import Task
+from mmrobust.errors import DataError, nearest
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Reduce = Literal["truncate", "segments"]
-Replace = Literal["zero", "mean"]
-Scale = Literal["feature", "modality"]
 
-_CHUNK = 512  # samples handled at once, so that large files need no second copy of themselves
+CHUNK = 512  # samples handled at once, so that large files need no second copy of themselves
+_MOST_PADDED = 2**31  # values of a modality whose samples are padded to the longest
 
 
 @dataclass
@@ -34,9 +25,10 @@ class Table:
     Attributes:
         features: `{m: n t w}`, any numeric type.
         masks: True where a step is real, `{m: n t}`.
-        label: `n`, or `n k` for multilabel; None where the file has none.
+        label: `n`, or `n k` for several decisions or targets; None where the file has none.
         ids: A name for each sample.
         times: Start and end of each step in seconds, `{m: n t 2}`, where the file has them.
+        groups: Who or what each sample comes from (a speaker, a video); None where the file does not say.
     """
 
     features: dict[str, Array]
@@ -44,6 +36,7 @@ class Table:
     label: Array | None
     ids: tuple[str, ...]
     times: dict[str, Array] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass
@@ -65,36 +58,77 @@ class Contents:
     notes: list[str] = field(default_factory=list)
 
 
-# ------------------------------------------------------------------------------------------- reading
-
-
 def place(path: Path, split: str, key: str | None = None) -> str:
     """Where something is wrong, for messages."""
     return f"{path}: split '{split}'" + (f", key '{key}'" if key is not None else "")
 
 
-def features(where: str, value: Any) -> Array:
-    """A modality's features as `n t w`; `n w` is taken as one step each.
+def chunks(count: int, size: int = CHUNK) -> Iterator[slice]:
+    """Slices over so many samples, a few hundred at a time."""
+    for i in range(0, count, size):
+        yield slice(i, i + size)
+
+
+# ------------------------------------------------------------------------------------------- features
+
+
+def features(where: str, value: Any) -> tuple[Array, Array | None]:
+    """A modality's features as `n t w`, and the lengths `n` where the samples are of different length.
+
+    `n w` is taken as one step each. A list of arrays `t_i w` is padded with zeros at the end.
 
     Raises:
         DataError: It is no numeric array, or has another number of dimensions.
     """
-    x = np.asarray(value) if isinstance(value, list) and _numbers(value) else value
-    if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiub":
-        raise DataError(f"{where}: features have to be an array of numbers, not {_what(value)}")
-    x = x[:, None, :] if x.ndim == 2 else x
+    lengths = None
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.dtype.kind == "O"):
+        value, lengths = _stacked(where, list(value))
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        raise DataError(f"{where}: features have to be an array of numbers, not {what(value)}")
+    x = value[:, None, :] if value.ndim == 2 else value
     if x.ndim != 3 or 0 in x.shape[1:]:
         raise DataError(f"{where}: the shape is {x.shape}; features need (samples, steps, width)")
-    return x
+    return x, lengths
 
 
-def _numbers(value: Any) -> bool:
-    while isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, (int, float))
+def _stacked(where: str, samples: list[Any]) -> tuple[Array, Array | None]:
+    """Samples of one shape as an array; others padded to the longest, with their lengths."""
+    arrays: list[Array] = []
+    for i, sample in enumerate(samples):
+        try:
+            x = np.asarray(sample)
+        except ValueError:
+            x = np.asarray(None)
+        if x.dtype.kind not in "fiub" and x.size:
+            raise DataError(
+                f"{where}: features have to be an array of numbers, but sample {i} is {what(sample)}; "
+                "each needs (steps, width)"
+            )
+        arrays.append(x)
+    shapes = {x.shape for x in arrays}
+    if len(shapes) == 1 and arrays[0].size:
+        return np.stack(arrays), None
+    widths = {x.shape[1] for x in arrays if x.ndim == 2 and x.size}
+    ranks = {x.ndim for x in arrays if x.size}
+    if len(widths) != 1 or ranks != {2}:
+        shown = ", ".join(str(shape) for shape in sorted(shapes)[:4])
+        raise DataError(f"{where}: the samples have the shapes {shown}; each needs (steps, width) with one width")
+    width, longest = widths.pop(), max(len(x) for x in arrays if x.size)
+    if len(arrays) * longest * width > _MOST_PADDED:
+        raise DataError(
+            f"{where}: padded to the longest sample's {longest} steps it takes {len(arrays) * longest * width} values, "
+            "more than is handled; shorten that sample"
+        )
+    kind = np.result_type(*{x.dtype for x in arrays if x.size})
+    padded = np.zeros((len(arrays), longest, width), kind)
+    lengths = np.array([len(x) if x.size else 0 for x in arrays])
+    for i, x in enumerate(arrays):
+        padded[i, : lengths[i]] = x.reshape(-1, width)
+    return padded, lengths
 
 
-def _what(value: Any) -> str:
+def what(value: Any) -> str:
+    """What a value is, for messages."""
     if isinstance(value, np.ndarray):
         return f"an array of the type {value.dtype}"
     return {"NoneType": "nothing", "str": "text"}.get(type(value).__name__, f"a {type(value).__name__}")
@@ -111,13 +145,16 @@ def column(where: str, value: Any, count: int | None = None) -> Array:
     except ValueError:
         x = np.asarray(None)
     if x.dtype.kind not in "fiub" or x.ndim == 0:
-        raise DataError(f"{where}: one number for each sample is needed, not {_what(value)}")
+        raise DataError(f"{where}: one number for each sample is needed, not {what(value)}")
     if x.size != len(x):
         raise DataError(f"{where}: the shape is {x.shape}; one number for each sample is needed")
     x = x.reshape(-1)
     if count is not None and len(x) != count:
         raise DataError(f"{where}: there are {len(x)}, but {count} samples; one for each is needed")
     return x
+
+
+# ------------------------------------------------------------------------------------------- masks
 
 
 def mask_of_lengths(where: str, value: Any, x: Array, notes: list[str]) -> Array:
@@ -133,25 +170,99 @@ def mask_of_lengths(where: str, value: Any, x: Array, notes: list[str]) -> Array
 
 def mask_of_values(x: Array) -> Array:
     """The mask where a file says nothing: all-zero steps before the first and after the last other step are padding."""
-    filled = np.concatenate([(x[i : i + _CHUNK] != 0).any(-1) for i in range(0, max(len(x), 1), _CHUNK)])
+    filled = np.concatenate([(x[i : i + CHUNK] != 0).any(-1) for i in range(0, max(len(x), 1), CHUNK)])
     after = np.maximum.accumulate(filled, 1)
     before = np.maximum.accumulate(filled[:, ::-1], 1)[:, ::-1]
     return after & before
 
 
+def boolean_mask(where: str, value: Any) -> Array:
+    """A mask as it stands in a file, which holds true and false, or exactly 1 and 0.
+
+    Raises:
+        DataError: It holds anything else; with what converts it.
+    """
+    try:
+        mask = np.asarray(value)
+    except ValueError:
+        mask = np.asarray(None)
+    right = "a mask is true (or 1) where a step is real and false (or 0) where it is padding"
+    if mask.dtype.kind == "b":
+        return mask
+    if mask.dtype.kind not in "fiu":
+        raise DataError(f"{where}: {right}, not {what(value)}")
+    wrong = (mask != 0) & (mask != 1)
+    if not wrong.any():
+        return mask.astype(bool)
+    seen = mask[wrong].reshape(-1)[0]
+    advice = "save mask > 0" if np.nanmin(mask) >= 0 else "save mask >= 0"
+    if not wrong.all() and (mask == 0).any() and (np.isneginf(mask) | (mask < -1e3) | (mask == 0)).all():
+        advice = "it looks like an additive mask (0 where a step is real): save mask == 0"
+    elif np.isnan(mask).any():
+        advice = "save the mask without NaN"
+    elif set(np.unique(mask).tolist()) == {-1, 1}:
+        advice = "save mask == 1"
+    raise DataError(f"{where}: {right}, but it holds {seen:g}; {advice}")
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def text(where: str, value: Any) -> str:
+    """Text of a file as text; parts of one name (video, start, end) are joined by `$_$` as MMSA does.
+
+    Raises:
+        DataError: It holds half of a character, which no terminal and no file could show.
+    """
+    if _several(value):
+        return "$_$".join(text(where, part) for part in value)
+    words = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    try:
+        words.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: {ascii(words)[:60]} is no valid text (half of a surrogate pair); rename it"
+        ) from error
+    return words
+
+
 def names(where: str, value: Any, split: str, count: int) -> tuple[str, ...]:
-    """Ids as text; parts of one id (video, start, end) are joined by `$_$` as MMSA does."""
+    """Ids as text; numbers of the samples where there are none."""
     if value is None:
         return tuple(f"{split}-{i}" for i in range(count))
+    if not _several(value):
+        raise DataError(f"{where}: one id for each sample is needed, not {what(value)}")
+    return tuple(text(where, item) for item in value)
 
-    def text(item: Any) -> str:
-        if isinstance(item, (list, tuple, np.ndarray)):
-            return "$_$".join(text(part) for part in item)
-        return item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item)
 
-    if not isinstance(value, (list, tuple, np.ndarray)) or np.ndim(value) == 0:  # type: ignore[arg-type]
-        raise DataError(f"{where}: one id for each sample is needed, not {_what(value)}")
-    return tuple(text(item) for item in value)
+def _several(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def groups_of_ids(ids: Sequence[str]) -> tuple[str, ...] | None:
+    """The video or speaker that each id names before `$_$` or `[`; None where one of them names none."""
+    groups = []
+    for name in ids:
+        for mark in ("$_$", "["):
+            head, found, _ = name.partition(mark)
+            if found and head:
+                groups.append(head)
+                break
+        else:
+            return None
+    return tuple(groups)
+
+
+def similar_key(key: str, keys: Mapping[str, Any], endings: Sequence[str], right: str) -> str | None:
+    """The name that `key` ought to have if it is `NAME` of a modality in `keys` and one of the wrong endings."""
+    for ending in endings:
+        stem = key.removesuffix(ending)
+        if stem != key and stem in keys and ending != right:
+            return stem + right
+    return None
+
+
+# ------------------------------------------------------------------------------------------- checks
 
 
 def check_counts(path: Path, split: str, table: Table) -> None:
@@ -164,6 +275,8 @@ def check_counts(path: Path, split: str, table: Table) -> None:
     if table.label is not None:
         counts["labels"] = len(table.label)
     counts["ids"] = len(table.ids)
+    if table.groups is not None:
+        counts["groups"] = len(table.groups)
     first, expected = next(iter(counts.items()))
     for key, count in counts.items():
         if count != expected:
@@ -207,279 +320,35 @@ def check_labels(contents: Contents) -> None:
         if task is None or table.label is None:
             continue
         label, where = table.label, place(contents.path, split)
+        advice = ""
         if task.kind == "regression":
             wrong = ~np.isfinite(label)
             right = "a finite number"
             if task.low is not None and task.high is not None:
                 # Means of annotators may miss the end of the range by a rounding of float16 or float32.
-                wrong |= (label < task.low - 1e-2) | (label > task.high + 1e-2)
+                beyond = (label < task.low - 1e-2) | (label > task.high + 1e-2)
                 right = f"from {task.low:g} to {task.high:g}"
+                advice = "" if wrong.any() else "; to set it to the end of the range, say clip_labels: true"
+                wrong |= beyond
         else:
             most = task.outputs if task.kind == "classification" else 2
-            wrong = ~np.isin(label, np.arange(most))
+            wrong = ~((label >= 0) & (label < most) & (label == np.floor(label)))
             right = f"a whole number from 0 to {most - 1}"
-            wrong = wrong.any(1) if wrong.ndim > 1 else wrong
+        wrong = wrong.any(1) if wrong.ndim > 1 else wrong
         if wrong.any():
             i = int(wrong.argmax())
             raise DataError(
                 f"{where}: {int(wrong.sum())} of {len(label)} labels are out of range: sample '{table.ids[i]}' has "
-                f"{label[i]}, but every label has to be {right}"
+                f"{label[i]}, but every label has to be {right}{advice}"
             )
 
 
-# ------------------------------------------------------------------------------------------- preparing
+def need(path: Path, split: str, table: Mapping[str, Any], key: str, advice: str = "") -> Any:
+    """The value of a key that a split must have.
 
-
-class FileDataset(Dataset):
-    """A dataset that lies in a file.
-
-    Subclasses set `layout`, implement `read`, and hand their options to `__init__`.
-
-    Attributes:
-        preparation: What new data for the same model needs; see `mmrobust.data.open_features`.
+    Raises:
+        DataError: It does not; with the nearest key that it has.
     """
-
-    layout: ClassVar[str]
-    _given: ClassVar[Preparation | None] = None  # set where new data is opened for a model that exists
-
-    preparation: Preparation
-
-    def __init__(
-        self,
-        *,
-        path: Path,
-        modalities: list[str] | None,
-        length: int | dict[str, int] | None,
-        reduce: dict[str, Reduce] | None,
-        standardize: bool | list[str],
-        scale: Scale | dict[str, Scale],
-        replace_nonfinite: Replace | None,
-    ) -> None:
-        self._path = Path(path)
-        if self._given is None and not self._path.exists():
-            raise DataError(f"{path}: no such file; give the path of the data as data.path=FILE")
-        contents = self.read(self._path, labels=self._given is None)
-        check_widths(contents)
-        check_labels(contents)
-        notes = list(contents.notes)
-        order = self._order(contents, modalities)
-        lengths = self._lengths(contents, order, length)
-        how = _for_each("reduce", reduce or {}, order)
-        scales = dict.fromkeys(order, scale) if isinstance(scale, str) else _for_each("scale", scale, order)
-        scaled = order if standardize is True else _chosen("standardize", standardize or [], order)
-
-        tables = list(contents.tables.items())
-        tables.sort(key=lambda item: item[0] != "train")  # statistics come from it, so it goes first
-        parts: dict[str, dict[str, Stream]] = {split: {} for split, _ in tables}
-        given = self._given
-        mean, std, fill = ({}, {}, {}) if given is None else (given.mean, given.std, given.fill)
-        for m in order:
-            for split, table in tables:
-                x, mask, times = _shorten(
-                    table.features.pop(m), table.masks[m], table.times.get(m), lengths[m], how.get(m, "truncate"),
-                    None if given is None else f"{place(self._path, split, m)}", notes,
-                )  # fmt: skip
-                _clear_padding(x, mask)
-                bad = self._not_finite(split, m, x, mask, table.ids, replace_nonfinite, notes)
-                if given is None and split == tables[0][0]:
-                    first = _statistics(x, mask, together=scales.get(m) == "modality")
-                    if m in scaled:
-                        mean[m], std[m] = first[0].tolist(), first[1].tolist()
-                    if replace_nonfinite is not None:
-                        fill[m] = (first[0] if replace_nonfinite == "mean" else 0 * first[0]).tolist()
-                if bad is not None:
-                    x[bad] = np.broadcast_to(np.asarray(fill[m], x.dtype), x.shape)[bad]
-                if m in mean:
-                    x = _standardized(x, np.asarray(mean[m]), np.asarray(std[m]))
-                    _clear_padding(x, mask)
-                parts[split][m] = Stream(torch.from_numpy(x), torch.from_numpy(mask), times)
-
-        task = given.task if given is not None else contents.task
-        assert task is not None
-        self.task = task
-        kind = torch.float32 if self.task.kind == "regression" else torch.int64
-        self.splits = {
-            split: Split(
-                parts[split],
-                None if table.label is None else torch.from_numpy(np.ascontiguousarray(table.label)).to(kind),
-                table.ids,
-            )
-            for split, table in contents.tables.items()
-        }
-        self.modalities = {m: Shape(next(iter(parts.values()))[m].x.shape[2], lengths[m]) for m in order}
-        masks = [[streams[m].mask for m in order] for streams in parts.values()]
-        self.aligned = len(set(lengths.values())) == 1 and all(torch.equal(k[0], o) for k in masks for o in k[1:])
-        if scaled and given is None:
-            notes.append(f"{', '.join(scaled)}: standardised by the training split's real steps")
-        self.notes = tuple(notes)
-        self.preparation = given or Preparation(
-            tuple(order), task, {m: s.width for m, s in self.modalities.items()}, lengths, how, mean, std, fill
-        )
-
-    @abstractmethod
-    def read(self, path: Path, labels: bool) -> Contents:
-        """Reads the whole file.
-
-        Args:
-            path: The file.
-            labels: Whether it has to hold labels.
-
-        Raises:
-            DataError: It is missing, damaged, hostile or of another layout.
-        """
-
-    def _order(self, contents: Contents, modalities: list[str] | None) -> list[str]:
-        there = list(next(iter(contents.tables.values())).features)
-        order = list(modalities or there)
-        if len(set(order)) < len(order):
-            raise OptionError("modalities", f"a modality is named twice: {', '.join(order)}")
-        if self._given is not None:
-            order = list(self._given.modalities)
-        for split, table in contents.tables.items():
-            for m in order:
-                if m not in table.features:
-                    raise DataError(f"{place(self._path, split)} has no modality '{m}'{nearest(m, table.features)}")
-                width = table.features[m].shape[2]
-                if self._given is not None and width != self._given.width[m]:
-                    raise DataError(
-                        f"{place(self._path, split, m)} is {width} wide, but the model was trained on features "
-                        f"{self._given.width[m]} wide"
-                    )
-        return order
-
-    def _lengths(self, contents: Contents, order: list[str], length: int | dict[str, int] | None) -> dict[str, int]:
-        if self._given is not None:
-            return dict(self._given.length)
-        there = {m: max(table.features[m].shape[1] for table in contents.tables.values()) for m in order}
-        asked = dict.fromkeys(order, length) if isinstance(length, int) else _for_each("length", length or {}, order)
-        for m, count in asked.items():
-            if count < 1:
-                raise OptionError("length", f"{count} steps of {m} are too few; give at least 1")
-            if isinstance(length, int) and there[m] == 1:
-                continue  # a summary of the whole sample has no sequence to cut
-            if count > there[m]:
-                raise DataError(
-                    f"{self._path}: length {count} is asked for, but '{m}' has only {there[m]} steps; "
-                    f"give at most {there[m]}"
-                )
-        return {m: min(asked.get(m, there[m]), there[m]) for m in order}
-
-    def _not_finite(
-        self, split: str, m: str, x: Array, mask: Array, ids: Sequence[str], replace: Replace | None, notes: list[str]
-    ) -> Array | None:
-        where = place(self._path, split, m)
-        if not mask.any():
-            raise DataError(f"{where}: there is no real step in any sample")
-        nan = infinite = 0
-        samples: list[int] = []
-        bad: Array | None = None
-        for chunk in _chunks(x):
-            part = x[chunk]
-            wrong = ~np.isfinite(part) & mask[chunk, :, None]
-            if wrong.any():
-                bad = np.zeros(x.shape, bool) if bad is None else bad
-                bad[chunk] = wrong
-                nan += int((np.isnan(part) & wrong).sum())
-                infinite += int((np.isinf(part) & wrong).sum())
-                samples += (np.flatnonzero(wrong.any((1, 2))) + chunk.start).tolist()
-        if bad is None:
-            return None
-        if nan + infinite == int(mask.sum()) * x.shape[2]:
-            raise DataError(
-                f"{where}: no value is finite ({nan} NaN, {infinite} infinite); extract these features anew"
-            )
-        found = f"{nan + infinite} values are not finite ({nan} NaN, {infinite} infinite), in {len(samples)} samples"
-        if replace is None:
-            raise DataError(
-                f"{where}: {found}, the first of them '{ids[samples[0]]}'; "
-                "to replace them, say replace_nonfinite: zero (or mean) in the recipe's data"
-            )
-        notes.append(f"{split}, {m}: {found}; replaced by {replace}")
-        return bad
-
-
-def _for_each(option: str, value: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
-    """An option given for some of the modalities."""
-    for m in value:
-        if m not in order:
-            raise OptionError(option, f"there is no modality '{m}'{nearest(m, order)}")
-    return dict(value)
-
-
-def _chosen(option: str, value: Sequence[str], order: Sequence[str]) -> list[str]:
-    return list(_for_each(option, dict.fromkeys(value), order))
-
-
-def _chunks(x: Array) -> Iterator[slice]:
-    for i in range(0, len(x), _CHUNK):
-        yield slice(i, i + _CHUNK)
-
-
-def _shorten(
-    x: Array, mask: Array, times: Array | None, length: int, how: Reduce, new: str | None, notes: list[str]
-) -> tuple[Array, Array, torch.Tensor | None]:
-    """At most `length` real steps of each sample, in float16 or float32, writable."""
-    kind = x.dtype if x.dtype in (np.float16, np.float32) else np.dtype(np.float32)
-    clock = None if times is None else np.asarray(times, np.float32)
-    if x.shape[1] > length:
-        real = mask.sum(1)
-        if new is not None and how == "truncate" and (real > length).any():
-            notes.append(f"{new}: {int((real > length).sum())} samples are cut to the {length} steps the model takes")
-        steps = np.arange(length)
-        if how == "segments":
-            # One frame from each of `length` equal segments of a sample that is longer: the middle one.
-            middle = ((2 * steps + 1) * real[:, None]) // (2 * length)
-            steps = np.where(real[:, None] > length, middle, steps)
-        # Real steps first, in their order, whatever side the padding is on.
-        order = np.argsort(~mask, axis=1, kind="stable")
-        chosen = np.take_along_axis(order, np.broadcast_to(steps, (len(x), length)), 1)
-        short = np.empty((len(x), length, x.shape[2]), x.dtype)
-        for chunk in _chunks(x):
-            short[chunk] = np.take_along_axis(x[chunk], chosen[chunk, :, None], 1)
-        x, mask = short, np.arange(length) < real[:, None]
-        clock = None if clock is None else np.take_along_axis(clock, chosen[:, :, None], 1)
-    elif x.shape[1] < length:
-        room = [(0, 0), (0, length - x.shape[1])]
-        x, mask = np.pad(x, [*room, (0, 0)]), np.pad(mask, room)
-        clock = None if clock is None else np.pad(clock, [*room, (0, 0)])
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is counted
-        x = np.require(x, kind, ["C", "W"])
-    return x, np.ascontiguousarray(mask), None if clock is None else torch.from_numpy(np.ascontiguousarray(clock))
-
-
-def _clear_padding(x: Array, mask: Array) -> None:
-    for chunk in _chunks(x):
-        x[chunk][~mask[chunk]] = 0
-
-
-def _statistics(x: Array, mask: Array, together: bool) -> tuple[Array, Array]:
-    """Mean and standard deviation of each feature over real, finite values; 0 and 1 where there is nothing to tell.
-
-    With `together`, the deviation is one for all features: the root of their mean variance.
-    """
-    count, total = np.zeros(x.shape[2]), np.zeros(x.shape[2])
-    for chunk in _chunks(x):
-        real = x[chunk][mask[chunk]].astype(np.float64)
-        fine = np.isfinite(real)
-        count += fine.sum(0)
-        total += np.where(fine, real, 0).sum(0)
-    mean = total / np.maximum(count, 1)
-    square = np.zeros(x.shape[2])
-    for chunk in _chunks(x):
-        real = x[chunk][mask[chunk]].astype(np.float64)
-        square += np.square(np.where(np.isfinite(real), real - mean, 0)).sum(0)
-    std = np.sqrt(square / np.maximum(count, 1))
-    if together:
-        std = np.full_like(std, np.sqrt(np.square(std).mean()))
-    return mean, np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
-
-
-def _standardized(x: Array, mean: Array, std: Array) -> Array:
-    mean, std = mean.astype(np.float32), std.astype(np.float32)
-    largest = 0.0
-    out = x if x.dtype == np.float32 else np.empty(x.shape, np.float32)
-    for chunk in _chunks(x):
-        out[chunk] = (x[chunk] - mean) / std
-        largest = max(largest, float(np.abs(out[chunk]).max()))
-    # Back to the file's float16 where that holds the values.
-    return out.astype(x.dtype) if largest < 6e4 else out
+    if key not in table:
+        raise DataError(f"{place(path, split)} has no key '{key}'{nearest(key, map(str, table))}{advice}")
+    return table[key]

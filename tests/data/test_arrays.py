@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,8 +195,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "class": (
         put("train/label", lambda x: x - 1),
-        ": split 'train': 3 of 9 labels are out of range: sample 's1-0' has -1, but every label has to be a whole "
-        "number from 0 to 2",
+        ": the labels are the whole numbers -1, 0, 1, 2, but classes are numbered from 0; number them so ({-1: 0, 0: 1, "
+        "1: 2, 2: 3}), or say task: regression if they are amounts",
     ),
     "half a class": (
         put("meta", lambda _: json.dumps({"task": {"kind": "classification"}})),
@@ -230,11 +226,11 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "columns": (
         put("meta", lambda _: json.dumps({"task": {"kind": "multilabel"}})),
-        ": the labels have 1 columns, which does not suit the task 'multilabel'",
+        ": the labels have 1 column, which does not suit the task 'multilabel'; it needs (samples, decisions) of 0 and 1",
     ),
     "objects": (
-        put("train/id", lambda x: x.astype(object)),
-        ": it holds arrays of Python objects, which are not read; save text as arrays of the type <U",
+        put("train/id", lambda x: np.array([{i} for i in x], dtype=object)),
+        ": refused: it holds a set",
     ),
 }  # fmt: skip
 
@@ -269,55 +265,6 @@ def test_wrong_tables(tmp_path: Path, change: dict[str, Any], text: str) -> None
     with pytest.raises(DataError) as info:
         opened(path)
     assert str(info.value).startswith(f"{path}{text}")
-
-
-def test_damaged_and_hostile_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save_arrays(tmp_path / "x.npz", splits(), task=SIX)
-    good = path.read_bytes()
-    for data in (b"", b"x", good[: len(good) // 2], pickle.dumps([1])):
-        path.write_bytes(data)
-        with pytest.raises(DataError, match=r"x\.npz: damaged, or no \.npz file \("):
-            opened(path)
-    broken = bytearray(good)
-    broken[300] ^= 255
-    path.write_bytes(bytes(broken))
-    with pytest.raises(DataError, match=r"x\.npz: damaged"):
-        opened(path)
-
-    class Evil:
-        def __reduce__(self) -> Any:
-            return os.system, (f"touch {tmp_path / 'executed'}",)
-
-    evil = np.empty(1, dtype=object)
-    evil[0] = Evil()
-    np.savez(path, **{"train/audio": evil})
-    with pytest.raises(DataError, match="it holds arrays of Python objects, which are not read"):
-        opened(path)
-    assert not (tmp_path / "executed").exists()
-
-    # A header that claims 931 GiB over an entry of nothing, and an archive that unpacks to more than there is.
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (250000000000,), }"
-    header += b" " * (117 - len(header)) + b"\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("train/audio.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
-    with pytest.raises(DataError, match=r"x\.npz: damaged, or no \.npz file \("):
-        opened(path)
-    path.write_bytes(good)
-    monkeypatch.setattr("mmrobust.data.arrays._memory", lambda: 100.0)
-    with pytest.raises(DataError, match=r"damaged or hostile: unpacked it takes 0\.0 GiB, and this machine has"):
-        opened(path)
-
-    path = save_arrays(tmp_path / "x.safetensors", splits(), task=SIX)
-    good = path.read_bytes()
-    for data in (b"", b"x", good[:100], good[:-50]):
-        path.write_bytes(data)
-        with pytest.raises(DataError, match=r"x\.safetensors: damaged, or no \.safetensors file"):
-            opened(path)
-    path.with_suffix(".csv").write_text("a,b")
-    with pytest.raises(DataError, match=r"x\.csv: an \.npz or \.safetensors file is needed, not '\.csv'"):
-        opened(path.with_suffix(".csv"))
-    with pytest.raises(DataError, match=r"no\.npz: no such file; give the path of the data as data\.path=FILE"):
-        opened(tmp_path / "no.npz")
 
 
 def test_the_writer_refuses_what_could_not_be_read(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_file_of_mmsa(tmp_path: Path) -> None:
         "-3.5 to -2.5": 1, "-2.5 to -1.5": 0, "-1.5 to -0.5": 0, "-0.5 to 0.5": 2, "0.5 to 1.5": 0, "1.5 to 2.5": 1,
         "2.5 to 3.5": 0,
     }  # fmt: skip
-    assert "3 ids are in both 'train' and 'valid'" in found["notes"]
+    assert "3 ids are in both 'train' and 'valid' (v$_$0, v$_$1, v$_$2)" in found["notes"]
     text = show(found)
     assert "train  4        text      4x3            float32  1, 2.5, 4" in text
     assert "22.2% of steps all zero; 1 samples without a step" in text
@@ -96,7 +96,8 @@ def test_problems_are_told_and_no_recipe_is_given(tmp_path: Path) -> None:
     path.write_bytes(pickle.dumps(data))
     found = info(path)
     assert [p.removeprefix(f"{path}: ") for p in found["problems"]] == [
-        "split 'test': 1 of 4 labels are out of range: sample 'v$_$0' has 9, but every label has to be from -3 to 3",
+        "split 'test': 1 of 4 labels are out of range: sample 'v$_$0' has 9, but every label has to be from -3 to 3; "
+        "to set it to the end of the range, say clip_labels: true",
         "there is no split 'valid'",
         "split 'test', key 'text': no value is finite",
     ]

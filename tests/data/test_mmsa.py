@@ -235,7 +235,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "unequal counts of features": (
         put("text", lambda t: t["text"][:-1], "valid"),
-        ": split 'valid': 'text' has 3 samples, but 'audio' has 4; every key of a split needs the same number",
+        ": split 'valid', key 'text_bert': there are 4, but 3 samples",
     ),
     "unequal labels": (
         put("regression_labels", lambda t: t["regression_labels"][:-2]),
@@ -252,7 +252,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "label out of range": (
         put("regression_labels", [0.0, 4.2, -3.5, 1.0], "valid"),
         ": split 'valid': 2 of 4 labels are out of range: sample 'video2$_$1' has 4.2, but every label has to be from "
-        "-3 to 3",
+        "-3 to 3; to set it to the end of the range, say clip_labels: true",
     ),
     "label not finite": (
         put("regression_labels", [0.0, float("nan"), 1.0, 1.0], "valid"),

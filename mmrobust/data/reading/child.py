@@ -5,9 +5,10 @@ record of type, shape and bytes, which is checked before it leaves.
 
 Output: a line of JSON, `{"value": ..., "arrays": [[dtype, shape, fortran, bytes, place], ...], "limited": bool}`, then
 the bytes of the arrays one after the other, without those that have a place in the file. A failure, also in the middle
-of the bytes, is a line of JSON on standard error: `{"error": kind, "message": ...}`. In `value`, null, booleans, numbers and text stand for themselves; everything
-else is a list that starts with its tag: `["l", ...]` list, `["t", ...]` tuple, `["d", key, value, ...]` dict,
-`["b", latin-1 text]` bytes, `["a", number]` array, `["o", shape, ...]` array of objects.
+of the bytes, is a line of JSON on standard error: `{"error": kind, "message": ...}`. In `value`, null, booleans,
+numbers and text stand for themselves; everything else is a list that starts with its tag: `["l", ...]` list,
+`["t", ...]` tuple, `["d", key, value, ...]` dict, `["b", latin-1 text]` bytes, `["a", number]` array,
+`["o", shape, ...]` array of objects.
 """
 
 import contextlib

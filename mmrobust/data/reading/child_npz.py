@@ -87,9 +87,10 @@ def _header(file, name):
         raise Refused(f"'{name}' has a header that is damaged")
     parts = [part for part in shape[1].split(",") if part.strip()]
     sizes = [DIMENSION.fullmatch(part) for part in parts]
-    if len(parts) > 32 or not all(sizes):
+    known = [int(size[1]) for size in sizes if size]
+    if len(parts) > 32 or len(known) < len(parts):
         raise Refused(f"'{name}' has the shape ({shape[1]:.60}), which no array has")
-    return DType(descr[1]), tuple(int(size[1]) for size in sizes), order[1] == "True", magic + said + words
+    return DType(descr[1]), tuple(known), order[1] == "True", magic + said + words
 
 
 def _parts(archive, entry, start):

@@ -31,16 +31,19 @@ class Call:
         raise Refused(f"it tries to set '{name}'"[:80])
 
     def __call__(self, *args):
+        """Calls the function."""
         return self._f(*args)
 
 
 def reconstruct(kind, *rest):
+    """Stands for numpy's function of this name: an array that gets its values later."""
     if kind is not NDARRAY:
         raise Refused("it holds a numpy array of an unknown form")
     return Array()
 
 
 def scalar(dtype, data=b""):
+    """Stands for numpy's function of this name: one number."""
     array = Array()
     array.fill((), dtype, False, data)
     if dtype.kind == "O":
@@ -49,18 +52,21 @@ def scalar(dtype, data=b""):
 
 
 def frombuffer(data, dtype, shape, order="C", *rest):
+    """Stands for numpy's function of this name: an array of protocol 5."""
     array = Array()
     array.fill(shape, dtype, order == "F", data)
     return array
 
 
 def encode(value, encoding="latin1"):
+    """Stands for `_codecs.encode`, by which protocols up to 2 write bytes."""
     if not isinstance(value, str) or encoding not in ("latin1", "latin-1"):
         raise Refused("it encodes something other than bytes")
     return value.encode("latin-1")
 
 
 def nothing(*args):
+    """Stands for `bytes`, and makes empty ones."""
     if args:  # protocols up to 2 write empty bytes as a call without arguments
         raise Refused("it calls 'bytes'")
     return b""

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from collections.abc import Callable, Iterator
 
 DEEPEST = 30
 MOST = 3_000_000  # values outside arrays; a long text counts as several
@@ -15,6 +16,7 @@ class Refused(Exception):
 
 
 def text(value):
+    """A name of a file as text, whichever Python wrote it."""
     return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else repr(value)
 
 
@@ -43,9 +45,11 @@ class DType:
 
     @property
     def size(self):
+        """Bytes of one value."""
         return self.count * 4 if self.kind == "U" else self.count
 
     def name(self):
+        """The code by which numpy knows the type."""
         order = {"=": "<" if sys.byteorder == "little" else ">"}.get(self.order, self.order)
         return f"{order}{self.kind}{self.count}"
 
@@ -60,7 +64,9 @@ class Array:
     __slots__ = ("data", "dtype", "fortran", "place", "shape", "source")
 
     def __init__(self):
-        self.data = self.source = self.place = None
+        self.data = None
+        self.source: Callable[[], Iterator[bytes]] | None = None
+        self.place: list[int | None] | None = None
 
     def __setstate__(self, state):
         if not isinstance(state, tuple) or len(state) not in (4, 5):
@@ -101,6 +107,7 @@ class Array:
         return [self.data] if self.source is None else self._streamed()
 
     def _streamed(self):
+        assert self.source is not None
         left = self.head()[3]
         for part in self.source():
             left -= len(part)
@@ -118,6 +125,7 @@ class Writer:
         self.only, self.left, self.arrays, self.seen = only, MOST, [], {}
 
     def tree(self, value, depth=0):
+        """A value as JSON; its arrays are added to `arrays`."""
         if depth > DEEPEST:
             raise Refused(f"it is nested more than {DEEPEST} levels deep")
         self.left -= 1

@@ -85,6 +85,6 @@ def text(head: bytes) -> str | None:
     lines = [line for line in words.splitlines()[:8] if line.strip()]
     for mark, name in ((",", "CSV"), ("\t", "tab-separated"), (";", "CSV with semicolons")):
         counts = {line.count(mark) for line in (lines[:-1] if len(lines) > 2 else lines)}
-        if len(counts) == 1 and counts != {0}:
+        if len(lines) > 1 and len(counts) == 1 and counts != {0}:
             return f"it is {name} text; load it with pandas or numpy.loadtxt and save its columns as arrays"
     return "it is plain text, not the data"

@@ -12,8 +12,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
-import threading
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +23,13 @@ import numpy as np
 
 from mmrobust.data.reading import foreign
 from mmrobust.errors import DataError, UsageError
+from mmrobust.supervisor import Process
 
 _CHILD = Path(__file__).with_name("child.py")
 _MB = 2**20
 _HEAD = 4096
 _PART = 2**24  # bytes read at once
+_UNPACKED = 1024 * _MB  # that an archive may unpack to, and 24 times its size more
 _SECONDS = 30  # and one more for every five megabytes
 _ARTICLE = {"pickle": "a pickle", "npz": "an .npz file", "safetensors": "a .safetensors file"}
 MEMORY = "MMROBUST_DATA_MEMORY"
@@ -127,6 +127,8 @@ def _form(path: Path, head: bytes, size: int, forms: Sequence[str]) -> str:
         form = {".npz": "npz", ".safetensors": "safetensors"}.get(path.suffix, "pickle")
         if form != "pickle" and re.match(rb"\x80[\x02-\x05]", head):
             form = "pickle"
+        elif form != "pickle" and (name := foreign.text(head)):
+            raise DataError(f"{path}: {name}; {foreign.READABLE}")
     if form not in forms:
         reader = "the dataset 'arrays' reads" if form != "pickle" else "the datasets 'mmsa' and 'mult' read"
         if form == "pickle":
@@ -144,58 +146,59 @@ def _read(
 ) -> FileContent:
     memory = _raised(MEMORY, 4 * size + 512 * _MB)
     # An archive may unpack to more than the child ever holds at once.
-    most = _raised(MEMORY, 24 * size + 1024 * _MB) if form == "npz" else memory
+    most = _raised(MEMORY, 24 * size + _UNPACKED) if form == "npz" else memory
     seconds = _raised(SECONDS, _SECONDS + size // (5 * _MB))
     arguments = json.dumps([form, memory, int(seconds) + 10, None if only is None else sorted(only)])
-    command = [sys.executable, "-I", "-S", str(_CHILD), arguments]
-    late = threading.Event()
-    with subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        timer = threading.Timer(seconds, lambda: (late.set(), child.kill()))
-        timer.start()
-        try:
-            read = _receive_all(path, source, child, form, most)
-        finally:
-            timer.cancel()
-            child.kill()
+    with Process(["-S", str(_CHILD), arguments], stdin=source, stderr=subprocess.PIPE, deadline=seconds) as child:
+        assert child.process.stderr is not None
+        with child.process.stderr as messages:
+            read = _receive_all(path, source, child, messages, form, most)
     if isinstance(read, FileContent):
         return read
-    raise DataError(_explained(path, read, late.is_set(), form, size, memory, seconds, head))
+    raise DataError(_explained(path, read, child.late, form, size, memory, seconds, head))
 
 
 def _receive_all(
-    path: Path, source: IO[bytes], child: subprocess.Popen[bytes], form: str, most: int
+    path: Path, source: IO[bytes], child: Process, messages: IO[bytes], form: str, most: int
 ) -> FileContent | dict[str, str]:
     """What the child sends, or its error."""
-    assert child.stdout is not None and child.stderr is not None
     line = child.stdout.readline()
-    if line.endswith(b"\n"):
-        try:
-            head = json.loads(line)
-        except ValueError:  # half a line of a child that died
-            return {"error": "died", "message": ""}
+    try:
+        head = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:  # half a line of a child that died
+        head = None
+    if head is not None:
         total = sum(spec[3] for spec in head["arrays"])
         if total > min(most, _room()):
             return {"error": "large" if most < _room() else "machine", "message": str(total)}
         try:
-            arrays = [_empty(*spec[:3]) for spec in head["arrays"]]
-            read = all(_fill(a, spec[3], child.stdout) for a, spec in zip(arrays, head["arrays"], strict=True) if not spec[4])
-            # The sums of an archive are checked at its end, so that a child may fail after its last byte.
-            if read and not child.stdout.read(1) and child.wait() == 0:
-                for array, spec in zip(arrays, head["arrays"], strict=True):
-                    if spec[4]:
-                        _fill_from_file(array, spec[3], source, *spec[4])
-                arrays = [_finished(a, spec[0]) for a, spec in zip(arrays, head["arrays"], strict=True)]
-                none = f"{path.name} was read without a limit on memory: this system has none"
-                return FileContent(form, _value(head["value"], arrays), [] if head["limited"] else [none])
+            arrays = _arrays(child, source, head["arrays"])
         except MemoryError:
             return {"error": "machine", "message": str(total)}
         except _Wrong as error:
             return {"error": error.args[0], "message": error.args[1]}
-    lines = child.stderr.read(2**16).splitlines()
+        if arrays is not None:
+            unlimited = f"{path.name} was read without a limit on memory: this system has none"
+            return FileContent(form, _value(head["value"], arrays), [] if head["limited"] else [unlimited])
+    lines = messages.read(2**16).splitlines()
     try:
         return {"error": "died", "message": "", **json.loads(lines[-1])}
     except (ValueError, TypeError, IndexError):
         return {"error": "died", "message": ""}
+
+
+def _arrays(child: Process, source: IO[bytes], specs: list[Any]) -> list[np.ndarray] | None:
+    """The arrays that the child describes; None where it stopped in the middle of them."""
+    arrays = [_empty(*spec[:3]) for spec in specs]
+    pairs = list(zip(arrays, specs, strict=True))
+    sent = all(_fill(array, spec[3], child.stdout) for array, spec in pairs if not spec[4])
+    # The sums of an archive are checked at its end, so that a child may fail after its last byte.
+    if not sent or child.stdout.read(1) or child.process.wait() != 0:
+        return None
+    for array, spec in pairs:
+        if spec[4]:
+            _fill_from_file(array, spec[3], source, *spec[4])
+    return [_finished(array, spec[0]) for array, spec in pairs]
 
 
 def _explained(
@@ -291,7 +294,7 @@ def _fill_from_file(
     if not _fill(array, count, source):
         raise _Wrong("damaged", "the file ends before its arrays do")
     if checksum is not None:
-        flat = array.reshape(-1, order="A").view(np.uint8) if count else b""
+        flat = array.reshape(-1, order="A").view(np.uint8).data if count else b""
         if zlib.crc32(flat, before) != checksum:
             raise _Wrong("damaged", "an array does not have the checksum that the archive gives")
 

@@ -1,0 +1,151 @@
+"""Location and spread of features over real steps, for standardising."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmrobust.data.tables import Array, chunks
+
+_IQR = 1.3489795  # interquartile range of a normal distribution with deviation 1
+_PRIOR = 4  # clips of a new speaker for which the training split's statistics count
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of each feature of one modality.
+
+    Attributes:
+        mean: Mean, or median, `w`.
+        std: Standard deviation, or interquartile range over 1.349, `w`; 1 where nothing varies.
+        dominated: Features whose variance a handful of values holds, with the largest of them.
+    """
+
+    mean: Array
+    std: Array
+    dominated: dict[int, float]
+
+
+def moments(x: Array, mask: Array, together: bool = False) -> Statistics:
+    """Mean and standard deviation over real, finite values.
+
+    Args:
+        x: `n t w`.
+        mask: `n t`.
+        together: One deviation for all features: the root of their mean variance.
+    """
+    count, total = np.zeros(x.shape[2]), np.zeros(x.shape[2])
+    for chunk in chunks(len(x)):
+        real = x[chunk][mask[chunk]].astype(np.float64)
+        fine = np.isfinite(real)
+        count += fine.sum(0)
+        total += np.where(fine, real, 0).sum(0)
+    mean = total / np.maximum(count, 1)
+    square, fourth, largest = np.zeros(x.shape[2]), np.zeros(x.shape[2]), np.zeros(x.shape[2])
+    for chunk in chunks(len(x)):
+        real = x[chunk][mask[chunk]].astype(np.float64)
+        if not len(real):
+            continue
+        away = np.square(np.where(np.isfinite(real), real - mean, 0))
+        square += away.sum(0)
+        fourth += np.square(away).sum(0)
+        furthest = np.take_along_axis(real, away.argmax(0)[None], 0)[0]
+        largest = np.where(np.abs(furthest - mean) > np.abs(largest), furthest - mean, largest)
+    std = np.sqrt(square / np.maximum(count, 1))
+    # n / kurtosis is about how many values hold the variance.
+    kurtosis = fourth * np.maximum(count, 1) / np.maximum(np.square(square), 1e-300)
+    few = np.flatnonzero(kurtosis > np.maximum(100, count / 10))
+    dominated = {int(k): float(mean[k] + largest[k]) for k in few}
+    if together:
+        std = np.full_like(std, np.sqrt(np.square(std).mean()))
+    return Statistics(mean, _varying(mean, std), dominated)
+
+
+def quartiles(x: Array, mask: Array, together: bool = False) -> Statistics:
+    """Median and interquartile range (over 1.349, so that it is the deviation of a normal distribution).
+
+    A few wild values do not move them. A feature of which more than half is one value has no such range; it gets its
+    standard deviation.
+    """
+    usual = moments(x, mask)
+    real = x[mask]
+    low, middle, high = np.empty((3, x.shape[2]))
+    for k in range(x.shape[2]):
+        values = real[:, k].astype(np.float64)
+        values = values[np.isfinite(values)]
+        low[k], middle[k], high[k] = np.percentile(values, (25, 50, 75)) if len(values) else (0, 0, 0)
+    std = (high - low) / _IQR
+    std = np.where(std > 1e-6 * np.maximum(np.abs(middle), 1e-6), std, usual.std)
+    if together:
+        std = np.full_like(std, np.sqrt(np.square(std).mean()))
+    return Statistics(middle, _varying(middle, std), {})
+
+
+def _varying(mean: Array, std: Array) -> Array:
+    return np.where(std > 1e-6 * np.maximum(np.abs(mean), 1e-6), std, 1.0)
+
+
+def standardized(x: Array, mask: Array, mean: Array, std: Array, clip: float | None) -> Array:
+    """`(x - mean) / std`, at most `clip` away from 0, padding zero; in the file's float16 where that holds the values.
+
+    Args:
+        x: `n t w`; changed in place where it is float32.
+        mask: `n t`.
+        mean: `w`, or `n w` for each sample its own.
+        std: Likewise.
+        clip: Largest absolute value.
+    """
+    mean, std = mean.astype(np.float32), std.astype(np.float32)
+    largest = 0.0
+    out = x if x.dtype == np.float32 else np.empty(x.shape, np.float32)
+    for chunk in chunks(len(x)):
+        m, s = (mean, std) if mean.ndim == 1 else (mean[chunk, None], std[chunk, None])
+        part = (x[chunk] - m) / s
+        if clip is not None:
+            np.clip(part, -clip, clip, out=part)
+        part[~mask[chunk]] = 0
+        out[chunk] = part
+        largest = max(largest, float(np.abs(part).max()))
+    return out.astype(x.dtype) if largest < 6e4 else out
+
+
+def by_group(
+    x: Array, mask: Array, groups: tuple[str, ...], usual: tuple[Array, Array], earlier: bool
+) -> tuple[Array, Array]:
+    """Mean and deviation for each sample, from the samples of its group.
+
+    The training split's statistics count as much as four samples of ordinary length, so that a group of one clip keeps
+    its scale.
+
+    Args:
+        x: `n t w`.
+        mask: `n t`.
+        groups: Of each sample.
+        usual: Mean and deviation of the training split, `w`.
+        earlier: Use the group's samples before this one in the file's order alone, so that nothing of the future, nor
+            the sample itself, is known.
+
+    Returns:
+        `n w` twice.
+    """
+    count = mask.sum(1).astype(np.float64)
+    total, square = np.zeros((2, len(x), x.shape[2]))
+    for chunk in chunks(len(x)):
+        part = np.where(mask[chunk, :, None], x[chunk].astype(np.float64) - usual[0], 0)
+        total[chunk], square[chunk] = part.sum(1), np.square(part).sum(1)
+    prior = _PRIOR * max(float(np.median(count)), 1.0)
+    mean, std = np.empty_like(total), np.empty_like(total)
+    place: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        place.setdefault(group, []).append(i)
+    for rows in place.values():
+        if earlier:
+            n, s, q = (np.cumsum(v[rows], 0) - v[rows] for v in (count[:, None], total, square))
+        else:
+            n, s, q = (v[rows].sum(0, keepdims=True) for v in (count[:, None], total, square))
+        weight = n + prior
+        away = s / weight
+        mean[rows] = usual[0] + away
+        std[rows] = np.sqrt(np.maximum((q + prior * np.square(usual[1])) / weight - np.square(away), 0))
+    return mean, _varying(mean, std)
