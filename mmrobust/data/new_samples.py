@@ -13,9 +13,7 @@ from mmrobust.data.tables import Array, chunks, place
 from mmrobust.errors import DataError
 
 
-def complete(
-    path: Path, split: str, keys: Mapping[str, Any], model: Preparation, length_key: str
-) -> dict[str, Any]:
+def complete(path: Path, split: str, keys: Mapping[str, Any], model: Preparation, length_key: str) -> dict[str, Any]:
     """The keys of one split of new samples, with everything the model knows and nothing it is to predict.
 
     A modality that is absent, None or has no values gets steps that are all padding. A single sample without the

@@ -195,8 +195,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "class": (
         put("train/label", lambda x: x - 1),
-        ": the labels are the whole numbers -1, 0, 1, 2, but classes are numbered from 0; number them so ({-1: 0, 0: 1, "
-        "1: 2, 2: 3}), or say task: regression if they are amounts",
+        ": the labels are the whole numbers -1, 0, 1, 2, but classes are numbered from 0; number them so "
+        "({-1: 0, 0: 1, 1: 2, 2: 3}), or say task: regression if they are amounts",
     ),
     "half a class": (
         put("meta", lambda _: json.dumps({"task": {"kind": "classification"}})),
@@ -226,7 +226,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "columns": (
         put("meta", lambda _: json.dumps({"task": {"kind": "multilabel"}})),
-        ": the labels have 1 column, which does not suit the task 'multilabel'; it needs (samples, decisions) of 0 and 1",
+        ": the labels have 1 column, which does not suit the task 'multilabel'; it needs (samples, decisions) of 0 "
+        "and 1",
     ),
     "objects": (
         put("train/id", lambda x: np.array([{i} for i in x], dtype=object)),

@@ -173,10 +173,10 @@ def test_what_can_be_read_instead_stands_in_the_message(tmp_path: Path, capsys: 
 
 def test_a_file_of_another_dataset_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=np.ones(1))
-    with pytest.raises(DataError, match="an .npz file, which the dataset 'arrays' reads; a pickle is needed here"):
+    with pytest.raises(DataError, match=r"an \.npz file, which the dataset 'arrays' reads; a pickle is needed here"):
         read_file(tmp_path / "x.npz", ("pickle",))
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({}))
-    with pytest.raises(DataError, match="a pickle, which the datasets 'mmsa' and 'mult' read; an .npz file or"):
+    with pytest.raises(DataError, match=r"a pickle, which the datasets 'mmsa' and 'mult' read; an \.npz file or"):
         read_file(tmp_path / "x.pkl", ("npz", "safetensors"))
 
 
@@ -252,7 +252,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "other size": (tensors({"a": F4 | {"shape": [2]}}, b"\0" * 4), "tensor 'a' claims the shape [2], but has 4 bytes"),
     "overlap": (tensors({"a": F4, "b": F4}, b"\0" * 4), "the bytes of tensor 'b' begin at 0, and those before it end"),
     "hole": (tensors({"a": F4 | {"data_offsets": [4, 8]}}, b"\0" * 8), "begin at 4, and those before it end at 0"),
-    "type": (tensors({"a": F4 | {"dtype": "F8_E4M3"}}, b"\0" * 4), "tensor 'a' has the type 'F8_E4M3'; what is read is"),
+    "type": (tensors({"a": F4 | {"dtype": "F8_E4M3"}}, b"\0" * 4), "tensor 'a' has the type 'F8_E4M3'; what is read"),
     "cut off": (tensors({"a": F4}, b"\0" * 3), "its tensors end at byte"),
     "name": (tensors(b'{"\\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"\0" * 4), "damaged"),
 }  # fmt: skip

@@ -355,13 +355,3 @@ def test_random_damage(tmp_path_factory: pytest.TempPathFactory, data: st.DataOb
         read_pickle(path)
     except DataError as error:
         assert "\n" not in str(error)
-
-
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    for path, text in (
-        (tmp_path / "nothing.pkl", "no such file; give the path of the data as data.path=FILE"),
-        (tmp_path, "it is a folder; a regular file is needed"),
-    ):
-        with pytest.raises(DataError) as info:
-            read_pickle(path)
-        assert str(info.value) == f"{path}: {text}" and info.value.exit_code == 3
