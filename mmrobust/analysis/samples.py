@@ -65,13 +65,13 @@ def errors_of(task: Task, prediction: Tensor, label: Tensor) -> Tensor:
     """How far off each prediction is, `n`, float64.
 
     Args:
-        task: A regression's error is the absolute difference; that of a classification one minus the probability of
-            the true class; that of several decisions the mean of the same over them.
+        task: A regression's error is the absolute difference (its mean over several targets); that of a classification
+            one minus the probability of the true class; that of several decisions the mean of the same over them.
         prediction: `n c`.
         label: `n`, or `n k`.
     """
     if task.kind == "regression":
-        return (prediction.double().squeeze(-1) - label.double().cpu()).abs()
+        return (prediction.double() - label.double().cpu().reshape(prediction.shape)).abs().mean(-1)
     if task.kind == "classification":
         chosen = prediction.double().softmax(-1).gather(-1, label.long().cpu().unsqueeze(-1))
         return 1 - chosen.squeeze(-1)
@@ -86,14 +86,14 @@ def _predict(trained: Trained, blocks: list[Batch]) -> Tensor:
 
 def _decision(task: Task, prediction: Tensor) -> Tensor:
     if task.kind == "regression":
-        return prediction[0]
+        return prediction
     return prediction.argmax(-1) if task.kind == "classification" else prediction.unflatten(-1, (-1, 2)).argmax(-1)
 
 
 def _in_words(task: Task, value: Tensor) -> str:
     """A label or a decision as text."""
     if task.kind == "regression":
-        return f"{value.item():.3f}"
+        return ", ".join(f"{x:.3f}" for x in value.reshape(-1).tolist())
     if task.kind == "classification":
         number = int(value)
         return task.names[number] if number < len(task.names) else str(number)

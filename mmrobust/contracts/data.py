@@ -160,15 +160,15 @@ class Task:
     """What is to be predicted.
 
     Attributes:
-        kind: `regression` (label `b`, float), `classification` (label `b`, int64), or `multilabel`: several
-            independent two-way decisions (label `b k`, int64 of 0 and 1; the prediction holds two logits for each, so
-            `outputs` is `2k`, as in MulT's IEMOCAP).
+        kind: `regression` (label `b`, or `b c` for several targets, float), `classification` (label `b`, int64), or
+            `multilabel`: several independent two-way decisions (label `b k`, int64 of 0 and 1; the prediction holds
+            two logits for each, so `outputs` is `2k`, as in MulT's IEMOCAP).
         outputs: Width of the prediction.
         measures: The set of scores that the field reports for this data: `mosi`, `mosei`, `sims`, `iemocap`,
             `regression`, `classification` (see `mmrobust.measures`).
         low: Smallest possible label of a regression.
         high: Largest possible label of a regression.
-        names: Names of the classes or decisions, where there are any.
+        names: Names of the classes, decisions or several targets, where there are any.
     """
 
     kind: Literal["regression", "classification", "multilabel"]
@@ -288,14 +288,24 @@ class Split:
         features: `{m: Stream}` over all samples, in the dtype of the file.
         label: `n` or `n k`; None where unknown (prediction on new data).
         ids: A name for each sample, as the file gives it.
+        redraw: Draws the features of one epoch of training, where they differ from epoch to epoch; None where not.
     """
 
     features: Streams
     label: Tensor | None
     ids: Sequence[str]
+    redraw: Callable[[torch.Generator], Streams] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def drawn(self, generator: torch.Generator) -> Split:
+        """The split as one epoch of training has it; itself where its features are always the same.
+
+        Args:
+            generator: Source of every random number, on the CPU.
+        """
+        return self if self.redraw is None else replace(self, features=self.redraw(generator))
 
     def batch(self, index: Tensor) -> Batch:
         """The samples at `index` (`b`, int64), in torch's default dtype (float32, unless someone changed it)."""

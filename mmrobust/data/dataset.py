@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -159,6 +159,7 @@ class FileDataset(Dataset):
                 parts[split],
                 None if table.label is None else torch.from_numpy(np.ascontiguousarray(table.label)).to(kind),
                 table.ids,
+                _redraw(parts[split], whole, plan.lengths) if split == "train" and whole else None,
             )
             for split, table in contents.tables.items()
         }
@@ -370,6 +371,18 @@ class FileDataset(Dataset):
                 "transductive: a group's samples have to be there before the first of them is predicted"
             )
         return f"{which}: standardised by the real steps of each group's earlier samples (in the file's order)"
+
+
+def _redraw(features: Streams, whole: Streams, lengths: Mapping[str, int]) -> Callable[[torch.Generator], Streams]:
+    """Draws the frames of an epoch for the modalities that are here as a whole; the others stay."""
+
+    def draw(generator: torch.Generator) -> Streams:
+        return {
+            m: shortening.draw(whole[m], lengths[m], generator) if m in whole else stream
+            for m, stream in features.items()
+        }
+
+    return draw
 
 
 def _standardize(value: Standardize, order: list[str]) -> tuple[list[str], bool, str | None]:

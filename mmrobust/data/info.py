@@ -204,7 +204,7 @@ def show(found: dict[str, Any]) -> str:
             rows.append(
                 (
                     "" if i else split,
-                    "" if i else str(part["samples"]),
+                    "" if i else str(part["samples"]) + (f" of {part['groups']} groups" if part["groups"] else ""),
                     m,
                     f"{s['steps']}x{s['width']}",
                     s["type"],
@@ -238,6 +238,8 @@ def _balance(split: str, label: dict[str, Any] | None) -> list[str]:
     if label is None:
         return []
     head = f"{split}: "
+    if "targets" in label:
+        return [line for name, one in label["targets"].items() for line in _balance(f"{split}, {name}", one)]
     if "mean" in label:
         head += f"labels {label['min']:.3g} to {label['max']:.3g}, mean {label['mean']:.3f}, std {label['std']:.3f}"
     else:

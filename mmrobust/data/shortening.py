@@ -147,11 +147,8 @@ def draw(stream: Stream, length: int, generator: torch.Generator) -> Stream:
     """
     real = stream.mask.sum(1, keepdim=True)
     k = torch.arange(length)
-    long = real > length
-    begin = torch.where(long, k * real // length, k)
-    end = torch.where(long, (k + 1) * real // length, k + 1)
     within = torch.rand(len(real), length, generator=generator, dtype=torch.float64)
-    chosen = (begin + (within * (end - begin)).long()).clamp(max=stream.x.shape[1] - 1)
+    chosen = torch.where(real > length, ((k + within) * real / length).long(), k).clamp(max=stream.x.shape[1] - 1)
     return _gather(stream, chosen, k < real)
 
 

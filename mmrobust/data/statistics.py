@@ -9,7 +9,7 @@ import numpy as np
 from mmrobust.data.tables import Array, chunks
 
 _IQR = 1.3489795  # interquartile range of a normal distribution with deviation 1
-_PRIOR = 4  # clips of a new speaker for which the training split's statistics count
+_ENOUGH = 8  # samples of a group from which its own statistics are taken as they are
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def by_group(
 ) -> tuple[Array, Array]:
     """Mean and deviation for each sample, from the samples of its group.
 
-    The training split's statistics count as much as four samples of ordinary length, so that a group of one clip keeps
-    its scale.
+    A group of `n` samples, fewer than eight, has its own statistics to a share of `n / 8` and the training split's for
+    the rest, so that a single clip is not measured by itself.
 
     Args:
         x: `n t w`.
@@ -129,23 +129,22 @@ def by_group(
     Returns:
         `n w` twice.
     """
-    count = mask.sum(1).astype(np.float64)
+    steps = mask.sum(1).astype(np.float64)[:, None]
     total, square = np.zeros((2, len(x), x.shape[2]))
-    for chunk in chunks(len(x)):
+    for chunk in chunks(len(x), 64):
         part = np.where(mask[chunk, :, None], x[chunk].astype(np.float64) - usual[0], 0)
         total[chunk], square[chunk] = part.sum(1), np.square(part).sum(1)
-    prior = _PRIOR * max(float(np.median(count)), 1.0)
+    clips = (steps > 0).astype(np.float64)
     mean, std = np.empty_like(total), np.empty_like(total)
-    place: dict[str, list[int]] = {}
+    rows_of: dict[str, list[int]] = {}
     for i, group in enumerate(groups):
-        place.setdefault(group, []).append(i)
-    for rows in place.values():
-        if earlier:
-            n, s, q = (np.cumsum(v[rows], 0) - v[rows] for v in (count[:, None], total, square))
-        else:
-            n, s, q = (v[rows].sum(0, keepdims=True) for v in (count[:, None], total, square))
-        weight = n + prior
-        away = s / weight
-        mean[rows] = usual[0] + away
-        std[rows] = np.sqrt(np.maximum((q + prior * np.square(usual[1])) / weight - np.square(away), 0))
+        rows_of.setdefault(group, []).append(i)
+    for rows in rows_of.values():
+        known = [np.cumsum(v[rows], 0) - v[rows] if earlier else v[rows].sum(0) for v in (clips, steps, total, square)]
+        share = np.minimum(known[0] / _ENOUGH, 1)
+        count = np.maximum(known[1], 1)
+        away = known[2] / count
+        variance = np.maximum(known[3] / count - np.square(away), 0)
+        mean[rows] = usual[0] + share * away
+        std[rows] = np.sqrt(share * variance + (1 - share) * np.square(usual[1]))
     return mean, _varying(mean, std)

@@ -6,7 +6,7 @@ from mmrobust.measures.constant import constant_prediction, constant_scores
 from mmrobust.measures.limit import limit
 from mmrobust.measures.regression import SIMS_EDGES
 from mmrobust.measures.scores import measure, measure_many
-from mmrobust.measures.sets import check, measures_of, primary
+from mmrobust.measures.sets import check, measures_of, primary, targets_of
 
 __all__ = [
     "MEASURES",
@@ -23,4 +23,5 @@ __all__ = [
     "measure_many",
     "measures_of",
     "primary",
+    "targets_of",
 ]

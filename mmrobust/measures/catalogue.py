@@ -10,7 +10,7 @@ Sets (`Task.measures`), after MMSA's `metricsTop` and MulT's evaluation of IEMOC
 |---|---|
 | `mosi`, `mosei` | `mae corr acc7 acc5 acc3 acc2_has0 f1_has0 acc2_non0 f1_non0` |
 | `sims` | `sims_mae sims_corr sims_acc5 sims_acc3 sims_acc2 sims_f1` |
-| `regression` | `mae rmse corr` |
+| `regression` | `mae rmse corr`; of several targets `mae.<target>` and so on for each, then `mae_mean` and so on |
 | `classification` | `accuracy balanced_accuracy f1 f1_macro` (RML's Acc-6 is the first, UA the second) |
 | `iemocap` | `accuracy.<emotion>` and `f1.<emotion>` for each emotion, then `accuracy_mean f1_mean` |
 
@@ -105,6 +105,9 @@ def _measures() -> dict[str, Measure]:
         ("f1_macro", "F1 (macro)", "higher", True, "F1 of each class, plain average"),
         ("f1_swapped", "F1 (swapped)", "higher", True,
          "f1 with truth and prediction exchanged, as in older scripts: flatters a collapsed model"),
+        ("mae_mean", "MAE (mean)", "lower", False, "mean absolute error, averaged over the targets"),
+        ("rmse_mean", "RMSE (mean)", "lower", False, "root of the mean squared error, averaged over the targets"),
+        ("corr_mean", "Corr (mean)", "higher", False, "Pearson's correlation, averaged over the targets"),
         ("accuracy_mean", "Accuracy (mean)", "higher", True, "binary accuracy, averaged over the decisions"),
         ("f1_mean", "F1 (mean)", "higher", True, "weighted F1 of each decision, averaged over the decisions"),
     ]  # fmt: skip
@@ -123,6 +126,9 @@ def describe(name: str) -> Measure:
     if name in MEASURES:
         return MEASURES[name]
     base, dot, decision = name.partition(".")
+    if dot and decision and base in ("mae", "rmse", "corr"):
+        of = MEASURES[base]
+        return Measure(name, f"{of.label}, {decision}", of.better, of.percent, f"{of.doc}, of the target '{decision}'")
     if dot and decision and base in ("accuracy", "f1"):
         of = MEASURES[base]
         what = "binary accuracy" if base == "accuracy" else "F1 of yes and no, averaged by the truth's support"

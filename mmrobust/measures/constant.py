@@ -22,10 +22,10 @@ def constant_prediction(task: Task, label: Tensor) -> Tensor:
 
     Args:
         task: What is to be predicted.
-        label: Labels of the training split, `n`, or `n k` for several decisions.
+        label: Labels of the training split, `n`, or `n k` for several decisions or targets.
     """
     if task.kind == "regression":
-        return label.double().quantile(0.5).unsqueeze(0)
+        return label.double().reshape(len(label), -1).quantile(0.5, dim=0)
     if task.kind == "classification":
         return one_hot(torch.bincount(label.long(), minlength=task.outputs).argmax(), task.outputs).double()
     return one_hot((label.double().mean(0) > 0.5).long(), 2).double().flatten()

@@ -11,7 +11,7 @@ from mmrobust.contracts import Task
 from mmrobust.errors import DataError, DivergedError
 from mmrobust.measures.classification import OF_TABLE, accuracy, confusion, f1_weighted
 from mmrobust.measures.regression import OF_NUMBERS
-from mmrobust.measures.sets import check, decisions_of, measures_of
+from mmrobust.measures.sets import check, decisions_of, measures_of, targets_of
 
 __all__ = ["measure", "measure_many"]
 
@@ -22,7 +22,7 @@ def measure(task: Task, prediction: Tensor, label: Tensor, names: Sequence[str] 
     Args:
         task: What was to be predicted.
         prediction: What a model returned, `n c` (`n 1` or `n` for regression).
-        label: The truth, `n` (`n k` for multilabel).
+        label: The truth, `n` (`n k` for several decisions or targets).
         names: Which measures; the task's own set where None.
 
     Returns:
@@ -63,6 +63,9 @@ def measure_many(
     if task.kind == "regression":
         # 0.1 in float32 is not 0.1 in float64: both sides are compared with an edge in the coarser of the two.
         dtype = torch.float64 if prediction.dtype == label.dtype == torch.float64 else torch.float32
+        if task.outputs > 1:
+            guess, truth = torch.broadcast_tensors(prediction.to(dtype), label.to(dtype))
+            return _of_targets(task, guess.transpose(-1, -2), truth.transpose(-1, -2), names)
         guess, truth = torch.broadcast_tensors(prediction.squeeze(-1).to(dtype), label.to(dtype))
         return {name: OF_NUMBERS[name](guess, truth) for name in names}
     if task.kind == "classification":
@@ -74,6 +77,19 @@ def measure_many(
     guess, truth = torch.broadcast_tensors(guess, label.long())
     table = confusion(truth.transpose(-1, -2), guess.transpose(-1, -2), 2)
     return _decided(task, table, names)
+
+
+def _of_targets(task: Task, guess: Tensor, truth: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Scores of several targets from `... k n` twice: of each, and the plain mean over them."""
+    of = {target: k for k, target in enumerate(targets_of(task))}
+    result = {}
+    for name in names:
+        base, dot, target = name.partition(".")
+        if dot:
+            result[name] = OF_NUMBERS[base](guess[..., of[target], :], truth[..., of[target], :])
+        else:
+            result[name] = OF_NUMBERS[base.removesuffix("_mean")](guess, truth).mean(-1)
+    return result
 
 
 def _decided(task: Task, table: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -88,7 +104,7 @@ def _decided(task: Task, table: Tensor, names: Sequence[str]) -> dict[str, Tenso
 
 
 def _check(task: Task, prediction: Tensor, label: Tensor) -> None:
-    tail = 2 if task.kind == "multilabel" else 1
+    tail = 2 if task.kind == "multilabel" or (task.kind == "regression" and task.outputs > 1) else 1
     rows = prediction.shape[-2] if prediction.dim() > 1 else -1
     if label.dim() < tail or prediction.dim() < 2 or label.shape[-tail] != rows or prediction.shape[-1] != task.outputs:
         raise DataError(

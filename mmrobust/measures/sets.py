@@ -10,7 +10,7 @@ from mmrobust.measures.catalogue import describe
 from mmrobust.measures.classification import OF_TABLE
 from mmrobust.measures.regression import OF_NUMBERS
 
-__all__ = ["check", "decisions_of", "measures_of", "primary"]
+__all__ = ["check", "decisions_of", "measures_of", "primary", "targets_of"]
 
 _MOSI = (
     "mae",
@@ -50,12 +50,19 @@ def measures_of(task: Task) -> list[str]:
     if kind == "multilabel":
         decisions = decisions_of(task)
         return [f"{base}.{decision}" for decision in decisions for base in ("accuracy", "f1")] + list(names)
+    if kind == "regression" and task.outputs > 1:
+        if task.measures != "regression":
+            raise UsageError(f"the measures of '{task.measures}' are for one target, but the data has {task.outputs}")
+        each = [f"{base}.{target}" for target in targets_of(task) for base in names]
+        return each + [f"{base}_mean" for base in names]
     return list(names)
 
 
 def primary(task: Task) -> str:
     """The measure that is the primary one where the recipe names none; it chooses checkpoints too."""
     names = measures_of(task)
+    if task.kind == "regression" and task.outputs > 1:
+        return "mae_mean"
     return "f1_mean" if task.kind == "multilabel" else names[0]
 
 
@@ -77,7 +84,12 @@ def decisions_of(task: Task) -> tuple[str, ...]:
     return task.names or tuple(str(k) for k in range(task.outputs // 2))
 
 
+def targets_of(task: Task) -> tuple[str, ...]:
+    """The names of the targets of a regression of several outputs; their numbers where it names none."""
+    return task.names or tuple(str(k) for k in range(task.outputs))
+
+
 def _available(task: Task) -> list[str]:
-    if task.kind == "regression":
+    if task.kind == "regression" and task.outputs == 1:
         return list(OF_NUMBERS)
     return list(OF_TABLE) if task.kind == "classification" else measures_of(task)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mmrobust.contracts import Task
-from mmrobust.measures import SIMS_EDGES
+from mmrobust.measures import SIMS_EDGES, targets_of
 
 __all__ = ["Additive", "additive"]
 
@@ -50,6 +50,9 @@ def additive(task: Task, prediction: Tensor, label: Tensor, names: Sequence[str]
     """
     if task.kind == "regression":
         dtype = torch.float64 if prediction.dtype == label.dtype == torch.float64 else torch.float32
+        if task.outputs > 1:
+            guess, truth = torch.broadcast_tensors(prediction.to(dtype), label.to(dtype))
+            return {name: _target(task, name, guess, truth) for name in names}
         guess, truth = torch.broadcast_tensors(prediction.squeeze(-1).to(dtype), label.to(dtype))
         return {name: _real(name, guess, truth) for name in names}
     if task.kind == "classification":
@@ -67,6 +70,16 @@ def additive(task: Task, prediction: Tensor, label: Tensor, names: Sequence[str]
             parts = torch.cat([_classes(guess[..., k], truth[..., k], 2) for k in range(len(decisions))], -1)
             found[name] = Additive(parts, _mean_of(_OF_CLASSES[base.removesuffix("_mean")], len(decisions)))
     return found
+
+
+def _target(task: Task, name: str, guess: Tensor, truth: Tensor) -> Additive:
+    """A measure of one of several targets, or its mean over them, from `... n k` twice."""
+    base, dot, target = name.partition(".")
+    if dot:
+        k = targets_of(task).index(target)
+        return _real(base, guess[..., k], truth[..., k])
+    each = [_real(base.removesuffix("_mean"), guess[..., k], truth[..., k]) for k in range(task.outputs)]
+    return Additive(torch.cat([one.parts for one in each], -1), _mean_of(each[0].finish, len(each)))
 
 
 def _real(name: str, guess: Tensor, truth: Tensor) -> Additive:

@@ -164,6 +164,10 @@ class Seed:
     def begin(self) -> Epoch:
         """The next epoch: its order and noise come from the seed and its number."""
         number = self.state.epoch + 1
+        source = self.built.dataset.splits["train"]
+        if source.redraw is not None:  # features that differ from epoch to epoch
+            drawn = source.drawn(generator(self.number, "features", number))
+            self.train = resident(drawn, self.built.context, self.device)
         order = torch.randperm(len(self.train), generator=generator(self.number, "order", number)).to(self.device)
         noise = generator(self.number, "noise", number, device=self.device)
         # Batches of nearly one size: no tiny last one, of which some objectives could make no statistics.

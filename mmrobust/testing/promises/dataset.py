@@ -52,6 +52,7 @@ def check_dataset_shapes(subject: Subject) -> None:
             _stream(split.features[m], shape, len(split), f"'{m}' of split '{name}'")
         if split.label is not None:
             shape = (len(split), task.outputs // 2) if task.kind == "multilabel" else (len(split),)
+            shape = (len(split), task.outputs) if task.kind == "regression" and task.outputs > 1 else shape
             real, label = task.kind == "regression", split.label
             if tuple(label.shape) != shape or not (label.is_floating_point() if real else label.dtype == torch.int64):
                 expected = f"labels of split '{name}' of shape {shape}, {'float' if real else 'int64'}"
@@ -88,12 +89,12 @@ def check_dataset_labels(subject: Subject) -> None:
     """
     dataset = _ready(subject)
     task: Task = dataset.task
-    if task.kind == "regression" and task.outputs != 1:
-        raise Failed("one output for a regression", str(task.outputs))
+    if task.outputs < 1:
+        raise Failed("one output or more", str(task.outputs))
     if task.kind == "multilabel" and task.outputs % 2:
         raise Failed("two outputs for each yes-or-no decision", str(task.outputs))
     decisions = task.outputs // 2 if task.kind == "multilabel" else task.outputs
-    if task.kind != "regression" and task.names and len(task.names) != decisions:
+    if (task.kind != "regression" or task.outputs > 1) and task.names and len(task.names) != decisions:
         raise Failed(f"{decisions} names in the task", f"{len(task.names)}")
     for name, split in dataset.splits.items():
         if split.label is None:
