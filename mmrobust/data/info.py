@@ -204,7 +204,7 @@ def show(found: dict[str, Any]) -> str:
             rows.append(
                 (
                     "" if i else split,
-                    "" if i else str(part["samples"]) + (f" of {part['groups']} groups" if part["groups"] else ""),
+                    "" if i else str(part["samples"]) + (f" ({part['groups']} groups)" if part["groups"] else ""),
                     m,
                     f"{s['steps']}x{s['width']}",
                     s["type"],

@@ -119,7 +119,7 @@ def test_data_info_shows_groups_and_warns_of_a_speaker_in_two_splits(
     np.savez(tmp_path / "x.npz", **table(["a", "b", "b", "c", "b", "d"]), split=split)
     assert main(["data", "info", str(tmp_path / "x.npz")]) == 0
     text = capsys.readouterr().out
-    assert "3 of 2 groups" in text
+    assert "3 (2 groups)" in text
     note = "1 group is in both 'train' and 'test' (b): scores may show how well it knows them"
     assert f"note: {note}" in text and note in opened(tmp_path / "x.npz").notes
 

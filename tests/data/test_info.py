@@ -60,7 +60,7 @@ def test_a_file_of_mmsa(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "3 ids are in both 'train' and 'valid' (v$_$0, v$_$1, v$_$2)" in found["notes"]
     text = show(found)
-    assert "train  4        text      4x3            float32  1, 2.5, 4" in text
+    assert "train  4 (1 groups)  text      4x3            float32  1, 2.5, 4" in text
     assert "22.2% of steps all zero; 1 samples without a step" in text
     assert "length: {audio: 50}" in text and "reduce: {audio: segments}" in text
 
