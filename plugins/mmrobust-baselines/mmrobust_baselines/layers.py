@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from mmrobust.contracts import Context, Shape, Stream
 from mmrobust.errors import OptionError, nearest
+from mmrobust.nn.attention import attention
 from mmrobust.nn.layers import MultiheadAttention
 from torch import Tensor, nn
 
@@ -177,19 +178,44 @@ class Attention(MultiheadAttention):
 
     def forward(self, x: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
         """Maps `x` `b s d`, which attends to `source` `b t d` with real steps `mask` `b t`, to `b s d`."""
-        dropout = self.dropout.p if self.training else 0.0
-        if self.future and not dropout:
-            return super().forward(x, source, mask)
         query = rearrange(self.query(x), "b s (h d) -> b h s d", h=self.heads)
         key, value = rearrange(self.key_value(source), "b t (kv h d) -> kv b h t d", kv=2, h=self.heads)
-        s, t = x.shape[1], source.shape[1]
-        seen = torch.ones(s, t, dtype=torch.bool, device=x.device)
-        seen = (seen if self.future else seen.tril(abs(t - s))).view(1, 1, s, t)
-        if mask is not None:
-            seen = seen & mask[:, None, None, :]
-        none = ~seen.any(-1, keepdim=True)  # a query that sees nothing gets zeros
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen | none, dropout_p=dropout)
-        return self.out(rearrange(out.masked_fill(none, 0), "b h s d -> b s (h d)"))
+        dropout = self.dropout.p if self.training else 0.0
+        out = attend(query, key, value, mask, self.backend, dropout=dropout, future=self.future)
+        return self.out(rearrange(out, "b h s d -> b s (h d)"))
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    backend: str = "auto",
+    *,
+    dropout: float = 0.0,
+    future: bool = True,
+) -> Tensor:
+    """Each query's weighted mean of the values, `b h s d`; zero where it sees nothing.
+
+    Args:
+        query: `b h s d`.
+        key: `b h t d`.
+        value: `b h t d`.
+        mask: True where a key is real, `b t`; None if all are.
+        backend: Attention backend; where later steps are hidden or weights are dropped, torch's own function runs.
+        dropout: Share of the weights that is dropped.
+        future: Whether query step i also sees keys later than i plus the difference of the two lengths.
+    """
+    if future and not dropout:
+        return attention(query, key, value, mask, backend)
+    s, t = query.shape[2], key.shape[2]
+    seen = torch.ones(s, t, dtype=torch.bool, device=query.device)
+    seen = (seen if future else seen.tril(abs(t - s))).view(1, 1, s, t)
+    if mask is not None:
+        seen = seen & mask[:, None, None, :]
+    none = ~seen.any(-1, keepdim=True)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen | none, dropout_p=dropout)
+    return out.masked_fill(none, 0)
 
 
 class Block(nn.Module):

@@ -113,6 +113,21 @@ def mmrobust_register(registry: Registrar) -> None:
     add("encoder", "tokens", f"{almt}:Tokens", summary="each modality as a few tokens of a Transformer (ALMT, LNLN)")
     add("fusion", "hyper_modality", f"{almt}:HyperModality", summary="language guides a hyper-modality (ALMT)")
 
+    emt = f"{here}.emt"
+    add(
+        "fusion",
+        "mutual_promotion",
+        f"{emt}:MutualPromotion",
+        summary="a global context and local steps promote each other (EMT-DLFR)",
+    )
+    add("objective", "attraction", f"{emt}:Attraction", summary="vectors of two views attract each other (EMT-DLFR)")
+    add(
+        "objective",
+        "local_reconstruction",
+        f"{emt}:LocalReconstruction",
+        summary="reconstructs what noise erased from promoted steps (EMT-DLFR)",
+    )
+
     lnln = f"{here}.lnln"
     add(
         "fusion",

@@ -106,6 +106,14 @@ SIZES = {
         "model.encoder={tokens: 3, heads: 2, each: 3}",
         "model.fusion={heads: 2, each: 3}",
     ],
+    "emt_dlfr": [
+        "model.encoder.others={hidden: {audio: 3, vision: 4}, out: {audio: 2, vision: 3}}",
+        "model.fusion={width: 4, depth: 2, heads: 2}",
+        "model.head.hidden=5",
+        "learning.views.incomplete.objectives=[{use: task, regression: mae}, "
+        "{use: attraction, hidden: {text: 3, audio: 2, vision: 4, context: 5}}, {use: local_reconstruction, width: 4}]",
+        "learning.views.complete.objectives=[]",
+    ],
     "lnln": [
         "model.width=4",
         "model.encoder={tokens: 3, heads: 2, each: 3}",
@@ -176,7 +184,7 @@ def same_gradients(built: Built, golden: Released) -> None:
             torch.testing.assert_close(mine, other, atol=1e-5 * float(size) + 1e-7, rtol=1e-4, msg=key)
 
 
-ONE_LOSS = [name for name in SIZES if name not in ("self_mm", "tfr_net", "lnln")]
+ONE_LOSS = [name for name in SIZES if name not in ("self_mm", "tfr_net", "lnln", "emt_dlfr")]
 
 
 @pytest.mark.parametrize("name", ONE_LOSS)
@@ -235,9 +243,10 @@ def test_tfr_net_s_losses_are_the_release_s() -> None:
     same_gradients(built, golden)
 
 
-def test_lnln_s_losses_are_the_release_s() -> None:
-    golden = released("lnln")
-    built = built_like("lnln", golden)
+@pytest.mark.parametrize("name", ["lnln", "emt_dlfr"])
+def test_losses_of_two_views_are_the_release_s(name: str) -> None:
+    golden = released(name)
+    built = built_like(name, golden)
     noisy = batch_of(golden)
     assert noisy.clean is not None
     views = {"complete": forward(built, noisy.clean), "incomplete": forward(built, noisy)}
@@ -245,7 +254,7 @@ def test_lnln_s_losses_are_the_release_s() -> None:
     torch.testing.assert_close(out.prediction, golden.tensors["prediction"], atol=1e-6, rtol=0)
     losses = {key: objective(out, views, LATER) for key, objective in objectives(built).items()}
     for key, value in golden.group("loss").items():
-        torch.testing.assert_close(losses[key], value, atol=1e-6, rtol=0)
+        torch.testing.assert_close(losses[key], value, atol=1e-6, rtol=0, msg=key)
     torch.stack([objectives(built)[key].weight * loss for key, loss in losses.items()]).sum().backward()
     same_gradients(built, golden)
     assert set(parameters(built)) == set(golden.group("weight")), "a parameter is not the release's"
