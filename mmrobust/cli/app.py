@@ -59,7 +59,7 @@ def _run(args: list[str]) -> int:
     command = typer.main.get_command(app(verbs[0] if verbs else None))
     lighten(command, _HELP)
     _summarise(command)
-    if "_MMROBUST_COMPLETE" in os.environ:  # a shell asks what may come next
+    if "_MMROBUST_COMPLETE" in os.environ:  # a shell completes a line
         command.main(args=args, prog_name="mmrobust")
     with _terminable():
         try:  # not `command.main`, which makes an exit code of ctrl-C and drops what it says
@@ -80,7 +80,7 @@ def _summarise(command: Any) -> None:
 
 def app(verb: str | None = None) -> typer.Typer:
     """The app, with the family of one verb, or with every verb where there is no such one."""
-    made = typer.Typer(
+    root = typer.Typer(
         name="mmrobust",
         help="Build, train and attack models that fuse noisy modalities, from recipes.",
         epilog="Start with: mmrobust run normtr",
@@ -89,11 +89,11 @@ def app(verb: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         context_settings={"help_option_names": _HELP, "max_content_width": 100},
     )
-    made.callback()(_globals)
+    root.callback()(_globals)
     families = [family for family, verbs in _FAMILIES.items() if verb in verbs]
     for family in families or _FAMILIES:
-        importlib.import_module(f"mmrobust.cli.{family}").register(made)
-    return made
+        importlib.import_module(f"mmrobust.cli.{family}").register(root)
+    return root
 
 
 def _version(value: bool) -> None:

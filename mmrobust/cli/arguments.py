@@ -21,8 +21,8 @@ def components(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """Components of the kind that was typed, for completion in a shell."""
     from mmrobust.registry import catalogue
 
-    found = catalogue().all(ctx.params.get("kind"))
-    return [(spec.name, spec.summary) for spec in found if spec.name.startswith(incomplete)]
+    specs = catalogue().all(ctx.params.get("kind"))
+    return [(spec.name, spec.summary) for spec in specs if spec.name.startswith(incomplete)]
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -41,8 +41,8 @@ def complete_recipe(incomplete: str) -> list[str]:
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
     """Recipes that have runs, and the runs' folders, for completion in a shell."""
     root = Path(ctx.params.get("runs") or "runs")
-    found = sorted(root.glob("*/*/resolved.yaml"))
-    names = [*dict.fromkeys(path.parents[1].name for path in found), *(str(path.parent) for path in found)]
+    files = sorted(root.glob("*/*/resolved.yaml"))
+    names = [*dict.fromkeys(path.parents[1].name for path in files), *(str(path.parent) for path in files)]
     return [name for name in names if name.startswith(incomplete)]
 
 

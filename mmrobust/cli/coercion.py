@@ -17,14 +17,14 @@ def lighten(command: Any, help_names: Sequence[str]) -> None:
     """Makes a command, and those below it, read simple arguments without pydantic, where typer would use it.
 
     Args:
-        command: What typer made of an app.
-        help_names: The options that ask for help.
+        command: The command that typer builds of an app.
+        help_names: The options that show the help.
     """
     for below in getattr(command, "commands", {}).values():
         lighten(below, help_names)
-    # The option for help is made on demand, and read like the others; the command keeps it.
-    asked = command.get_help_option(typer.Context(command, help_option_names=list(help_names)))
-    for parameter in [*command.params, asked]:
+    # The option for help is created on demand, and read like the others; the command keeps it.
+    help_option = command.get_help_option(typer.Context(command, help_option_names=list(help_names)))
+    for parameter in [*command.params, help_option]:
         if hasattr(parameter, "get_runtime_param") and hasattr(parameter, "type_descriptor"):
             parameter.get_runtime_param = _Light(parameter.get_runtime_param, parameter.type_descriptor)
 
@@ -56,8 +56,8 @@ class _Light:
             items = value if many else [value]
             if isinstance(items, list | tuple) and all(isinstance(item, str | self.type) for item in items):
                 try:
-                    made = [self.type(item) for item in items]
-                    return made if many else made[0]
+                    values = [self.type(item) for item in items]
+                    return values if many else values[0]
                 except ValueError:
                     pass  # typer says what is wrong
         return self.heavy().coerce(value, param=param, ctx=ctx)

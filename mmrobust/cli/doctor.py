@@ -66,7 +66,7 @@ def examine() -> dict[str, Any]:
         "recipes": f"{len(shipped())} shipped ({shipped_folder()})",
     }
     if not shipped():
-        errors.append("no shipped recipe is found; install mmrobust again")
+        errors.append("there is no shipped recipe; install mmrobust again")
     set_here = {k: v for k, v in sorted(os.environ.items()) if k.startswith("MMROBUST_")}
     here.update({f"${key}": value for key, value in set_here.items()})
     disk = shutil.disk_usage(".")
@@ -124,8 +124,8 @@ def _torch(libraries: dict[str, str], warnings: list[str], errors: list[str]) ->
             errors.append(str(error))
         machine["gpu"] = "none"
         if torch.cuda.is_available():
-            found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-            machine["gpu"] = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in found)
+            devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+            machine["gpu"] = ", ".join(f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in devices)
         elif torch.backends.mps.is_available():
             machine["gpu"] = "mps"
         return machine
@@ -196,16 +196,16 @@ def _plugins(warnings: list[str], errors: list[str]) -> dict[str, str]:
     from mmrobust.registry import catalogue
 
     try:
-        found = catalogue()
+        registered = catalogue()
     except PluginError as error:
         errors += str(error).splitlines()
         return {}
-    groups = {"built-in": f"{len(found.all())} components"} if not found.plugins else {}
-    groups |= {f"{p.distribution} {p.version} ({p.name})".replace("  ", " "): p.state for p in found.plugins}
-    warnings += [f"{p} is quarantined: {p.cause}" for p in found.plugins if p.state == "quarantined"]
-    warnings += [f"{p} {warning}" for p in found.plugins for warning in p.warnings]
-    for spec in found.all():
-        state, cause = found.state(spec)
+    groups = {"built-in": f"{len(registered.all())} components"} if not registered.plugins else {}
+    groups |= {f"{p.distribution} {p.version} ({p.name})".replace("  ", " "): p.state for p in registered.plugins}
+    warnings += [f"{p} is quarantined: {p.cause}" for p in registered.plugins if p.state == "quarantined"]
+    warnings += [f"{p} {warning}" for p in registered.plugins for warning in p.warnings]
+    for spec in registered.all():
+        state, cause = registered.state(spec)
         if state == "broken":
             (errors if spec.distribution == "mmrobust" else warnings).append(cause)
         elif state != "ok":

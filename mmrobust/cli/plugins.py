@@ -45,10 +45,10 @@ def list_(
 
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no kind of component '{kind}'{nearest(kind, KINDS)}")
-    found = catalogue()
-    specs = [(spec, *found.state(spec)) for spec in found.all(kind)]
+    registered = catalogue()
+    specs = [(spec, *registered.state(spec)) for spec in registered.all(kind)]
     plugins = [
-        p for p in found.plugins if kind is None or p.state == "quarantined" or any(k == kind for k, _ in p.offers)
+        p for p in registered.plugins if kind is None or p.state == "quarantined" or any(k == kind for k, _ in p.offers)
     ]
     if as_json:
         rows = [
@@ -122,7 +122,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
     from mmrobust.registry.options import UNKNOWN, describe
 
     spec = catalogue().find(kind, name)
-    found = describe(spec)
+    described = describe(spec)
 
     def default(option: Any) -> str:
         return "(required)" if option.required else "?" if option.default is UNKNOWN else _bare(option.default)
@@ -137,7 +137,7 @@ def describe(kind: str, name: str) -> dict[str, Any]:
         "version": spec.version,
         "summary": spec.summary,
         "target": spec.target,
-        "doc": _prose(found.doc),
+        "doc": _prose(described.doc),
         "options": [
             {
                 "name": o.name,
@@ -147,10 +147,10 @@ def describe(kind: str, name: str) -> dict[str, Any]:
                 "default_text": default(o),
                 "doc": o.doc,
             }
-            for o in found.options.values()
+            for o in described.options.values()
         ],
         "contract": _contract(kind),
-        "source": f"{found.file}:{found.line}" if found.file else spec.target,
+        "source": f"{described.file}:{described.line}" if described.file else spec.target,
         "recipes": _used_in(spec),
     }
 
@@ -172,10 +172,10 @@ def _contract(kind: str) -> str:
     from mmrobust.registry import source
     from mmrobust.registry.spec import KINDS
 
-    found = source.find_class("mmrobust.contracts", KINDS[kind])
-    if found is None:
+    located = source.find_class("mmrobust.contracts", KINDS[kind])
+    if located is None:
         return f"mmrobust.contracts.{KINDS[kind]}"
-    module, definition = found
+    module, definition = located
     above = [module.classes[name] for base in definition.bases if (name := ast.unparse(base)) in module.classes]
     for cls in (definition, *above):
         for node in cls.body:
@@ -200,7 +200,7 @@ def _used_in(spec: ComponentSpec) -> list[str]:
     from mmrobust.recipe.checker import Checker, check
     from mmrobust.registry import catalogue
 
-    found = []
+    using = []
     for recipe, path in compose.shipped().items():
         checker = Checker()
         try:
@@ -217,8 +217,8 @@ def _used_in(spec: ComponentSpec) -> list[str]:
                     continue
         except MmrobustError:
             continue
-        found.append(recipe)
-    return found
+        using.append(recipe)
+    return using
 
 
 def new(

@@ -54,9 +54,9 @@ def _summary(file: Path) -> str:
     from mmrobust.errors import RecipeError
     from mmrobust.recipe.document import parse
 
-    found = re.search(r"^summary:.*(?:\n[ \t]+.*)*", file.read_text("utf-8", errors="replace"), re.MULTILINE)
+    match = re.search(r"^summary:.*(?:\n[ \t]+.*)*", file.read_text("utf-8", errors="replace"), re.MULTILINE)
     try:
-        return "" if found is None else " ".join(str(parse(found[0], str(file))["summary"].value).split())
+        return "" if match is None else " ".join(str(parse(match[0], str(file))["summary"].value).split())
     except RecipeError as error:
         return f"(broken: {error.problems[0].message})"
 

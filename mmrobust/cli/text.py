@@ -16,7 +16,7 @@ from mmrobust.errors import printable
 _COLOURS = {"red": "31", "yellow": "33", "bold": "1", "dim": "2"}
 #: What this program itself sends to a terminal: its colours, and a line that is drawn anew.
 _OWN = re.compile(rf"\033\[(?:0|{'|'.join(_COLOURS.values())})m|\033\[K|\A\r")
-_NARROWEST = 8  # characters of a column that is made narrower
+_NARROWEST = 8  # characters of a column that is narrowed
 
 
 class Guard:
@@ -102,7 +102,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int | Non
 
 
 def _narrowed(widths: list[int], room: int) -> list[int]:
-    """The widths, the largest made smaller until all fit."""
+    """The widths, the largest reduced until all fit."""
     widths = list(widths)
     while sum(widths) > room and max(widths) > _NARROWEST:
         order = sorted(widths, reverse=True)

@@ -48,7 +48,7 @@ class Checker:
     Attributes:
         problems: Everything that is wrong.
         used: `(kind, name, distribution)` of every component that was met.
-        absent: Distributions that the recipe needs and that cannot be used; a component nobody offers is then theirs.
+        absent: Distributions that the recipe needs and that cannot be used; a component that is missing is then theirs.
         catalogue: The components; also those that an untrusted file would bring, as far as its source says.
     """
 
@@ -238,15 +238,15 @@ class Checker:
 
     def each(self, items: list[tuple[Form, Node, str]]) -> list[tuple[Any, Any]]:
         """Several values; all are checked before one that is wrong stops it."""
-        found, failed = [], None
+        values, failed = [], None
         for form, node, label in items:
             try:
-                found.append(self.value(form, node, label))
+                values.append(self.value(form, node, label))
             except _Wrong as wrong:
                 failed = wrong
         if failed is not None:
             raise failed
-        return found
+        return values
 
     def sequence(self, form: Form, node: Node, label: str) -> tuple[Any, Any]:
         """A list, its ellipsis spelled out."""
@@ -284,7 +284,7 @@ class Checker:
         return [*nodes[:at], *filled, *rest]
 
     def union(self, form: Form, node: Node, label: str) -> tuple[Any, Any]:
-        """The first alternative that fits; if only one has the value's shape, its own errors are told."""
+        """The first alternative that fits; if only one has the value's shape, its own errors are reported."""
         shaped = [f for f in form.items if _shaped(f, node.value)]
         if not shaped and node.text:  # a word of the command line that looks like a number
             node = as_text(node)
@@ -386,21 +386,21 @@ class Checker:
         views: dict[str, View] = {}
         plain: dict[str, Any] = {}
         try:
-            found = self.keys(node, ["views"], "learning").get("views")
+            listed = self.keys(node, ["views"], "learning").get("views")
         except _Wrong:
             return {}, {}
-        if found is None or not isinstance(found.value, dict) or not found.value:
-            at = node.key if found is None else found.where
+        if listed is None or not isinstance(listed.value, dict) or not listed.value:
+            at = node.key if listed is None else listed.where
             what = "a mapping with at least one view: name: {noise, rate, objectives}"
             self.report(at, f"learning.views has to be {what}")
             return {}, {}
-        for name, inner in found.value.items():
+        for name, inner in listed.value.items():
             if not VIEW.fullmatch(name):
                 self.report(inner.key, f"'{name}' cannot be the name of a view: use letters, digits and '_'")
             with contextlib.suppress(_Wrong):
-                views[name], plain[name] = self.view(inner, f"learning.views.{name}", list(found.value))
-        if len(views) == len(found.value) and not any(view.objectives for view in views.values()):
-            self.report(found.key, "no view has an objective, so there is nothing to learn")
+                views[name], plain[name] = self.view(inner, f"learning.views.{name}", list(listed.value))
+        if len(views) == len(listed.value) and not any(view.objectives for view in views.values()):
+            self.report(listed.key, "no view has an objective, so there is nothing to learn")
         return views, {"views": plain}
 
     def view(self, node: Node, label: str, names: list[str]) -> tuple[View, dict[str, Any]]:
@@ -536,14 +536,14 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
         `resolved`; not to be used where the checker has problems.
     """
     given = checker.keys(root, SECTIONS, "a recipe")
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": checker.name(given.get("name"), default_name),
         "summary": " ".join(checker.text(given.get("summary"), "summary").split()),
         "plugins": plugin_files(given.get("plugins"), checker),
     }
-    plain: dict[str, Any] = {"recipe": 1, "name": found["name"], "summary": found["summary"]}
-    if found["plugins"]:
-        plain["plugins"] = [str(path) for path in found["plugins"]]
+    plain: dict[str, Any] = {"recipe": 1, "name": fields["name"], "summary": fields["summary"]}
+    if fields["plugins"]:
+        plain["plugins"] = [str(path) for path in fields["plugins"]]
     if "needs" in given:
         plain["needs"] = checker.needs(given["needs"])
     nothing = node_of({}, root.where)
@@ -552,22 +552,24 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
             checker.report(root.where, f"a recipe needs the section '{name}': {what}")
     if "data" in given:
         with contextlib.suppress(_Wrong):
-            found["data"], plain["data"] = checker.part("dataset", given["data"], "data")
+            fields["data"], plain["data"] = checker.part("dataset", given["data"], "data")
     if "model" in given:
-        found["model"], plain["model"] = checker.section(ModelSettings, given["model"], "model")
+        fields["model"], plain["model"] = checker.section(ModelSettings, given["model"], "model")
     if "learning" in given:
-        found["views"], plain["learning"] = checker.learning(given["learning"])
+        fields["views"], plain["learning"] = checker.learning(given["learning"])
     train = with_optimizer(given.get("train", nothing), root, checker)
-    found["train"], plain["train"] = checker.section(TrainSettings, train, "train")
-    found["evaluate"], plain["evaluate"] = checker.section(EvaluateSettings, given.get("evaluate", nothing), "evaluate")
-    if found["evaluate"] is not None and "evaluate" in given:
-        checker.distinct(found["evaluate"].noise, given["evaluate"].get("noise"))
+    fields["train"], plain["train"] = checker.section(TrainSettings, train, "train")
+    fields["evaluate"], plain["evaluate"] = checker.section(
+        EvaluateSettings, given.get("evaluate", nothing), "evaluate"
+    )
+    if fields["evaluate"] is not None and "evaluate" in given:
+        checker.distinct(fields["evaluate"].noise, given["evaluate"].get("noise"))
     if "variants" in given:
         plain["variants"] = given["variants"].plain
     if "paper" in given:
         plain["paper"] = given["paper"].plain
-    found["resolved"] = plain
-    return found
+    fields["resolved"] = plain
+    return fields
 
 
 def plugin_files(node: Node | None, checker: Checker) -> tuple[Path, ...]:

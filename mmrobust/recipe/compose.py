@@ -143,7 +143,7 @@ def check_version(root: Node) -> None:
 
 
 def layers(path: Path | None, root: Node, chain: tuple[Path, ...] = ()) -> list[Node]:
-    """What a recipe is made of: the trees of what it extends, the farthest first, and its own last.
+    """The parts of a recipe: the trees of what it extends, the farthest first, and its own last.
 
     Raises:
         RecipeError: A parent cannot be read, or the recipes extend each other in a circle.
@@ -382,8 +382,8 @@ def change(root: Node, path: str, value: Node | None, at: Position) -> Node:
 def _place(items: Sequence[Node], key: str) -> int | None:
     if key.isdigit() and int(key) < len(items):
         return int(key)
-    found = [i for i, item in enumerate(items) if named(item) == key]
-    return found[0] if len(found) == 1 else None
+    places = [i for i, item in enumerate(items) if named(item) == key]
+    return places[0] if len(places) == 1 else None
 
 
 def reparented(root: Node, overrides: Sequence[Change]) -> tuple[Node, list[Change]]:

@@ -101,8 +101,8 @@ def scalar(text: str) -> Any:
     """The value of a plain scalar in YAML 1.2's core schema."""
     if _NULL.fullmatch(text):
         return None
-    if found := _BOOL.fullmatch(text):
-        return found[1] is not None
+    if match := _BOOL.fullmatch(text):
+        return match[1] is not None
     if len(text) <= 400:  # Python refuses longer whole numbers
         if _INT.fullmatch(text):
             return int(text)
@@ -110,8 +110,8 @@ def scalar(text: str) -> Any:
             return int(text, 0)
         if _FLOAT.fullmatch(text):
             return float(text)
-    if found := _INF.fullmatch(text):
-        return -math.inf if found[1] == "-" else math.inf
+    if match := _INF.fullmatch(text):
+        return -math.inf if match[1] == "-" else math.inf
     return math.nan if _NAN.fullmatch(text) else text
 
 
@@ -132,7 +132,7 @@ def parse(text: str, file: str) -> Node:
 def _events(text: str) -> Iterator[yaml.Event]:
     """What stands in the text, by libyaml where there is one: the other parser takes twenty times as long.
 
-    The other one is asked where something is wrong, and says what; also about tabs, on which the two differ.
+    The other one reads what is wrong, and says what it is; also tabs, on which the two differ.
     """
     if yaml.__with_libyaml__ and "\t" not in text:
         with suppress(yaml.YAMLError, UnicodeError):
@@ -197,18 +197,18 @@ class _Parser:
         return Node(value, where, key or where)
 
     def mapping(self, depth: int) -> dict[str, Node]:
-        found: dict[str, Node] = {}
+        entries: dict[str, Node] = {}
         while not isinstance(event := self.next(), yaml.MappingEndEvent):
             key = self.node(event, depth + 1, None)
             if not isinstance(key.value, str):
                 hint = "" if isinstance(key.value, dict | list) else f"; write '{spell(key.value)}' in quotes"
                 raise RecipeError(Problem(f"a key has to be text, not {key}{hint}", key.where))
-            if key.value in found:
-                first = found[key.value].key
+            if key.value in entries:
+                first = entries[key.value].key
                 line = f" (first in line {first.line})" if first.line else ""
                 raise RecipeError(Problem(f"the key '{key.value}' is there twice{line}", key.where))
-            found[key.value] = self.node(self.next(), depth + 1, key.where)
-        return found
+            entries[key.value] = self.node(self.next(), depth + 1, key.where)
+        return entries
 
     def refused(self, event: yaml.Event, message: str) -> RecipeError:
         return RecipeError(Problem(message, self.at(event.start_mark)))

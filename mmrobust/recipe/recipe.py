@@ -62,7 +62,7 @@ class Recipe:
         node = self.tree
         if node is None:
             return Position(str(self.path or self.name))
-        found = Position(node.where.file)
+        position = Position(node.where.file)
         for key in keys:
             if isinstance(node.value, list) and str(key).isdigit() and int(key) < len(node.value):
                 node = node.value[int(key)]
@@ -70,8 +70,8 @@ class Recipe:
                 node = node.value[str(key)]
             else:
                 break
-            found = node.key
-        return found
+            position = node.key
+        return position
 
     def says(self, *keys: str) -> bool:
         """Whether a value was written, and is no default."""

@@ -22,7 +22,7 @@ def mmrobust_register(registry: Registrar) -> None:
         "dataset",
         "synthetic_affect",
         "mmrobust.data.synthetic:SyntheticAffect",
-        summary="made-up affect data whose best possible scores are known",
+        summary="synthetic affect data whose best possible scores are known",
     )
     add("dataset", "mmsa", "mmrobust.data.mmsa:MMSA", summary="MMSA's pickle layout: MOSI, MOSEI, SIMS")
     add("dataset", "mult", "mmrobust.data.mult:MulT", summary="MulT's pickle layout: IEMOCAP, MOSI, MOSEI")

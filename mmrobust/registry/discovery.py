@@ -1,4 +1,4 @@
-"""Finds plugins and loads each one alone; what fails is quarantined with its cause and costs nobody else anything.
+"""Finds plugins and loads each one alone; what fails is quarantined with its cause and does not harm the others.
 
 A plugin is an entry point of the group `mmrobust`. For each one, sorted by (distribution, name):
 
@@ -7,7 +7,7 @@ A plugin is an entry point of the group `mmrobust`. For each one, sorted by (dis
 - the module is imported and its hook called under a time limit (`MMROBUST_PLUGIN_SECONDS`, 10 by default), with
   standard output sent to standard error, so that `--json` stays clean;
 - the hook runs in a `pluggy` manager of the plugin's own, so that nothing half registered can remain, and
-  `check_pending()` tells a misspelt hook.
+  `check_pending()` names a misspelt hook.
 
 The limit is an alarm signal that raises in the main thread. It therefore stops Python code, sleeps and waits, but not
 C code that never returns to the interpreter, and is not there on Windows or when discovery runs in another thread; in
@@ -85,18 +85,18 @@ def _wanted(catalogue: Catalogue) -> list[tuple[Plugin, _Entry]]:
         allowed = {normal(n) for n in re.split(r"[,\s]+", os.environ["MMROBUST_PLUGINS"]) if n}
     else:
         allowed = None
-    nobody = flag("MMROBUST_NO_PLUGINS")
-    found = sorted(_entries(), key=lambda pair: (normal(pair[0].distribution), pair[0].name))
-    for plugin, _ in found:
-        if nobody or (allowed is not None and normal(plugin.distribution) not in allowed):
+    none = flag("MMROBUST_NO_PLUGINS")
+    entries = sorted(_entries(), key=lambda pair: (normal(pair[0].distribution), pair[0].name))
+    for plugin, _ in entries:
+        if none or (allowed is not None and normal(plugin.distribution) not in allowed):
             plugin.state = "off"
-    if allowed and not nobody:
-        installed = {normal(plugin.distribution) for plugin, _ in found}
+    if allowed and not none:
+        installed = {normal(plugin.distribution) for plugin, _ in entries}
         for name in sorted(allowed - installed):
             catalogue.notices.append(
                 f"MMROBUST_PLUGINS allows '{name}', which is not installed{nearest(name, installed)}"
             )
-    return found
+    return entries
 
 
 def _entries() -> Iterator[tuple[Plugin, _Entry]]:
@@ -104,7 +104,7 @@ def _entries() -> Iterator[tuple[Plugin, _Entry]]:
     for distribution in metadata.distributions():
         try:
             text = distribution.read_text("entry_points.txt") or ""
-        except Exception:  # an unreadable file of somebody's distribution
+        except Exception:  # an unreadable file of one distribution
             continue
         lines = list(_section(text, GROUP))
         if not lines:
@@ -186,7 +186,7 @@ def _declared(module: str) -> object:
     """`MMROBUST_API` as the source states it; `hooks.API` where there is no source to read."""
     try:
         parsed = source.read(module)
-    except SyntaxError:  # the import tells it better
+    except SyntaxError:  # the import explains it better
         return hooks.API
     if parsed is None:
         return hooks.API
@@ -295,7 +295,7 @@ def _report(catalogue: Catalogue) -> None:
     if broken and flag("MMROBUST_STRICT_PLUGINS"):
         raise PluginError("\n".join(broken))
     warned = [f"{p} {warning}" for p in catalogue.plugins for warning in p.warnings]
-    if "_MMROBUST_COMPLETE" in os.environ:  # a shell asks what may come next, and would show it all on every key
+    if "_MMROBUST_COMPLETE" in os.environ:  # a shell completes, and would show it on every key
         return
     if "multiprocessing" in sys.modules:
         import multiprocessing

@@ -54,8 +54,8 @@ class Catalogue:
     def all(self, kind: str | None = None) -> list[ComponentSpec]:
         """Every component, or those of one kind, sorted by kind (in the order of the flow), name and distribution."""
         order = list(KINDS)
-        found = [s for (k, _), specs in self._specs.items() if kind in (None, k) for s in specs]
-        return sorted(found, key=lambda s: (order.index(s.kind), s.name, s.distribution))
+        offers = [s for (k, _), specs in self._specs.items() if kind in (None, k) for s in specs]
+        return sorted(offers, key=lambda s: (order.index(s.kind), s.name, s.distribution))
 
     def find(self, kind: str, name: str) -> ComponentSpec:
         """The component a recipe means.
@@ -65,21 +65,21 @@ class Catalogue:
             name: A bare name, or `distribution/name`.
 
         Raises:
-            PluginError: Nobody offers it (the nearest names are told, and who should have), or several do.
+            PluginError: No distribution offers it (the message has the nearest names), or several do.
         """
         if kind not in KINDS:
             raise PluginError(f"there is no kind of component '{kind}'{nearest(kind, KINDS)}")
         distribution, slash, bare = name.rpartition("/")
-        found = self._specs.get((kind, bare), [])
+        offers = self._specs.get((kind, bare), [])
         if slash:
-            chosen = [s for s in found if normal(s.distribution) == normal(distribution)]
+            chosen = [s for s in offers if normal(s.distribution) == normal(distribution)]
             if chosen:
                 return chosen[0]
-        elif len(found) == 1:
-            return found[0]
-        elif found:
-            who = " and ".join(f"{s.distribution} {s.version}".strip() for s in found)
-            choose = " or ".join(f"'use: {s.qualified}'" for s in found)
+        elif len(offers) == 1:
+            return offers[0]
+        elif offers:
+            who = " and ".join(f"{s.distribution} {s.version}".strip() for s in offers)
+            choose = " or ".join(f"'use: {s.qualified}'" for s in offers)
             raise PluginError(f"{kind} '{name}' is ambiguous: {who} both offer it; write {choose}")
         raise PluginError(self._missing(kind, name))
 

@@ -20,7 +20,7 @@ _OBJECTIVE_RESERVED = {"weight", "reads"}
 
 
 class _Unknown:
-    """The default of an option that only running the code could tell."""
+    """The default of an option that is known only when the code runs."""
 
     def __repr__(self) -> str:
         return "?"
@@ -39,7 +39,7 @@ class OptionSpec:
     Attributes:
         name: What recipes call it.
         type: The annotation as written.
-        default: A plain value; `UNKNOWN` where the source does not tell, None also where it is required.
+        default: A plain value; `UNKNOWN` where the source does not say, None also where it is required.
         required: It has no default.
         doc: Its line of the docstring's `Args:`.
         form: What the annotation allows.
@@ -55,7 +55,7 @@ class OptionSpec:
 
 @dataclass(frozen=True)
 class Described:
-    """What the source of a component tells.
+    """What the source of a component says.
 
     Attributes:
         options: Its options by name, in the order of the source.
@@ -118,13 +118,13 @@ def _describe(spec: ComponentSpec) -> Described:
         parsed = source.read(module)
     except SyntaxError as error:
         raise PluginError(f"{_who(spec)} cannot be read: {path}:{error.lineno}: {error.msg}") from error
-    found = source.find_class(module, name)
-    if found is None:
+    located = source.find_class(module, name)
+    if located is None:
         known = parsed.classes if parsed is not None else ()
         raise PluginError(
             f"{_who(spec)} points at '{spec.target}', but {path} has no class '{name}'{nearest(name, known)}"
         )
-    owner, definition = found
+    owner, definition = located
     chain = _chain(owner, definition)
     base = next((c for m, _, c in chain if m is None), None)
     if base is not None and base in KINDS.values() and base != KINDS[spec.kind]:
@@ -153,9 +153,9 @@ def _chain(
         if _of_contracts(module):
             chain.append((None, None, name))
         elif label not in seen:
-            found = source.find_class(module, name)
-            if found is not None:
-                chain += _chain(*found, seen | {label})
+            located = source.find_class(module, name)
+            if located is not None:
+                chain += _chain(*located, seen | {label})
     return chain
 
 
@@ -333,13 +333,13 @@ def documented(doc: str) -> dict[str, str]:
         if line.strip() and not line[0].isspace():
             inside = False
             continue
-        found = _ENTRY.match(line)
-        if found and (not indent or len(found["indent"]) <= indent):
-            indent, name = len(found["indent"]), found["name"]
+        entry = _ENTRY.match(line)
+        if entry and (not indent or len(entry["indent"]) <= indent):
+            indent, name = len(entry["indent"]), entry["name"]
             if name in entries:
                 name = ""
             else:
-                entries[name] = found["text"].strip()
+                entries[name] = entry["text"].strip()
         elif name and line.strip():
             entries[name] = f"{entries[name]} {line.strip()}".strip()
     return entries

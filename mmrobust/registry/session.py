@@ -28,10 +28,10 @@ def catalogue() -> Catalogue:
     """
     global _catalogue
     if _catalogue is None:
-        made = discover()
+        new = discover()
         for path, digest in [] if flag("MMROBUST_NO_PLUGINS") else one_file.listed():
-            one_file.load(made, path, ask=False, digest=digest)
-        _catalogue = made
+            one_file.load(new, path, ask=False, digest=digest)
+        _catalogue = new
     return _catalogue
 
 

@@ -35,18 +35,18 @@ files: dict[str, Path] = {}
 
 def _search(module: str) -> Path | None:
     paths: Sequence[str] | None = None
-    found = None
+    spec = None
     name = ""
     for piece in module.split("."):
         name = f"{name}.{piece}" if name else piece
         if name != piece and paths is None:
             return None
         parent = sys.modules.get(name)
-        found = getattr(parent, "__spec__", None) or _find(name, paths)
-        if found is None:
+        spec = getattr(parent, "__spec__", None) or _find(name, paths)
+        if spec is None:
             return None
-        paths = found.submodule_search_locations
-    origin = found.origin if found is not None else None
+        paths = spec.submodule_search_locations
+    origin = spec.origin if spec is not None else None
     return Path(origin) if origin and origin.endswith(".py") and Path(origin).is_file() else None
 
 
@@ -54,11 +54,11 @@ def _find(name: str, paths: Sequence[str] | None):
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         try:
-            found = find(name, paths) if find else None
+            spec = find(name, paths) if find else None
         except Exception:  # a third party's finder must not break reading
             continue
-        if found is not None:
-            return found
+        if spec is not None:
+            return spec
     return None
 
 
@@ -135,26 +135,26 @@ def _parse(module: str, path: Path, stamp: int) -> Module:
 
 def find_class(module: str, name: str) -> tuple[Module, ast.ClassDef] | None:
     """The definition of a class, followed through re-exports."""
-    found = _follow(module, name)
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    target = _follow(module, name)
+    if target is None or not isinstance(target[1], ast.ClassDef):
         return None
-    return found[0], found[1]
+    return target[0], target[1]
 
 
 def find_value(module: Module, name: str) -> ast.expr | None:
     """What a name (or `module.name`) of a module stands for, followed through imports."""
-    found = _resolve(module, name)
-    return found[1] if found is not None and isinstance(found[1], ast.expr) else None
+    target = _resolve(module, name)
+    return target[1] if target is not None and isinstance(target[1], ast.expr) else None
 
 
 def bases(module: Module, definition: ast.ClassDef) -> list[tuple[str, str]]:
-    """`(module, class)` of each base class, as far as the source tells."""
+    """`(module, class)` of each base class, as far as the source says."""
     named = []
     for base in definition.bases:
         name = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)
-        found = _origin(module, name)
-        if found is not None:
-            named.append(found)
+        target = _origin(module, name)
+        if target is not None:
+            named.append(target)
     return named
 
 
@@ -178,8 +178,8 @@ def _resolve(module: Module, name: str, depth: int = 0) -> tuple[Module, ast.Cla
         if isinstance(value, ast.Name | ast.Attribute) and depth < 8:  # `Alias = Other`
             return _resolve(module, ast.unparse(value), depth + 1) or (module, value)
         return module, value
-    found = _origin(module, name)
-    return _follow(*found, depth + 1) if found is not None and depth < 8 else None
+    target = _origin(module, name)
+    return _follow(*target, depth + 1) if target is not None and depth < 8 else None
 
 
 def _follow(module: str, name: str, depth: int = 0) -> tuple[Module, ast.ClassDef | ast.expr] | None:
