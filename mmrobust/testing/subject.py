@@ -252,6 +252,12 @@ class Subject:
             case "objective":
                 reads = tuple(getattr(module, "reads", ()))
                 views = views_of(self.model(around), inputs["features"], around, reads, share)
+                missing = ", ".join(name for name in getattr(module, "needs", ()) if name not in views["here"].notes)
+                if missing:
+                    expected = (
+                        f"a part beside it that writes the notes {missing}: --beside SLOT=NAME, or beside={{...}}"
+                    )
+                    raise Failed(expected, "there is none")
                 return {"out": views["here"], "views": views, "progress": Progress(1, torch.tensor(0.5))}
             case "noise":
                 features = inputs["features"]

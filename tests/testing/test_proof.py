@@ -96,3 +96,11 @@ def test_common_mistakes_are_explained(name: str, expected: str, came: str) -> N
     kind, check, cls = next(entry for entry in good.BROKEN if entry[2].__name__ == name)
     result = run_check(Subject(kind, cls), CHECKS[check])
     assert result.expected == expected and result.came.startswith(came), str(result)
+
+
+def test_an_objective_that_needs_a_note_says_what_to_set_beside_it() -> None:
+    class Reader(good.GoodObjective):
+        needs = ("attention",)
+
+    result = run_check(Subject("objective", Reader), CHECKS["check_output"])
+    assert result.expected == "a part beside it that writes the notes attention: --beside SLOT=NAME, or beside={...}"

@@ -46,7 +46,7 @@ class _Bound:
 
     def __init__(self, module: nn.Module, state: Any) -> None:
         self.module, self.state = module, state
-        self.reads = getattr(module, "reads", ())
+        self.reads, self.needs = getattr(module, "reads", ()), getattr(module, "needs", ())
 
     def __call__(self, *args: Any) -> Any:
         return functional_call(self.module, self.state, args)
