@@ -32,7 +32,7 @@ def build(
 
       mmrobust build normtr
 
-      mmrobust build recipes/normtr.yaml model.fusion.depth=4 --out build/normtr
+      mmrobust build normtr model.fusion.depth=4 --out build/normtr
     """
     from mmrobust import recipe as recipes
     from mmrobust.model.assemble import build as assemble

@@ -70,7 +70,7 @@ def run(
 
       mmrobust run normtr
 
-      mmrobust run recipes/normtr.yaml train.epochs=5 model.fusion.depth=4 --seeds 3
+      mmrobust run normtr train.epochs=5 model.fusion.depth=4 --seeds 3
     """
     from mmrobust.pipeline import run as do
 

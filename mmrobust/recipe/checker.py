@@ -559,9 +559,8 @@ def check(root: Node, default_name: str, checker: Checker) -> dict[str, Any]:
         fields["views"], plain["learning"] = checker.learning(given["learning"])
     train = with_optimizer(given.get("train", nothing), root, checker)
     fields["train"], plain["train"] = checker.section(TrainSettings, train, "train")
-    fields["evaluate"], plain["evaluate"] = checker.section(
-        EvaluateSettings, given.get("evaluate", nothing), "evaluate"
-    )
+    evaluate = given.get("evaluate", nothing)
+    fields["evaluate"], plain["evaluate"] = checker.section(EvaluateSettings, evaluate, "evaluate")
     if fields["evaluate"] is not None and "evaluate" in given:
         checker.distinct(fields["evaluate"].noise, given["evaluate"].get("noise"))
     if "variants" in given:

@@ -264,7 +264,25 @@ def test_examples_work_as_printed(
         assert run(capsys, *shlex.split(line)[1:])[0] == 0, line
 
 
-def test_completion_knows_components_and_recipes() -> None:
+@pytest.mark.parametrize("verb", ["build", "run", "train", "bench", "study"])
+def test_examples_name_recipes_and_overrides_that_are_there(
+    verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training takes long; but what is printed is a right command line in an empty folder."""
+    import typer
+
+    from mmrobust.cli.app import app
+    from mmrobust.recipe import load
+
+    monkeypatch.chdir(tmp_path)
+    command = typer.main.get_command(app(verb)).commands[verb]
+    for line in examples([verb], capsys):
+        given = command.make_context(verb, shlex.split(line)[2:]).params
+        loaded = load(given["recipe"], given["overrides"] or [])
+        assert bool(loaded.variants) == (verb == "study")
+
+
+def test_completion_knows_components_recipes_runs_and_override_keys(tmp_path: Path) -> None:
     def complete(line: str) -> str:
         env = {
             **os.environ,
@@ -273,13 +291,27 @@ def test_completion_knows_components_and_recipes() -> None:
             "COMP_CWORD": str(len(line.split()) - 1),
         }
         command = [sys.executable, "-m", "mmrobust"]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env)
         assert result.stderr == ""
         return result.stdout
 
     assert complete("mmrobust plugins show fusion cr") == "cross_attention\n"
     assert complete("mmrobust plugins show fus") == "fusion\n"
     assert "normtr_mosi\n" in complete("mmrobust recipes show normtr_mos")
+    assert complete("mmrobust study studies/dep") == "studies/depth\n"
+    assert complete("mmrobust build normtr model.fusion.de") == "model.fusion.depth=\n"
+    assert complete("mmrobust run normtr ~learning.views.type_2.ra") == "~learning.views.type_2.rate\n"
+    assert complete("mmrobust run gone model.") == "\n"
+    for name in ("a", "b"):
+        (tmp_path / "runs" / "mine" / name).mkdir(parents=True)
+        (tmp_path / "runs" / "mine" / name / "resolved.yaml").write_text("recipe: 1\nextends: normtr\n")
+    (tmp_path / "own.yaml").touch()
+    assert complete("mmrobust evaluate mi") == "mine\n"
+    assert complete("mmrobust report runs/mine/") == "runs/mine/a\nruns/mine/b\n"
+    assert complete("mmrobust train --resume mi") == "mine\n"
+    assert complete("mmrobust evaluate mine evaluate.dr") == "evaluate.draws=\n"
+    assert complete("mmrobust evaluate mine model.wi") == "\n", "what was trained stays"
+    assert complete("mmrobust run ow") == "own.yaml\n"
 
 
 def test_doctor_answers(capsys: pytest.CaptureFixture[str]) -> None:
