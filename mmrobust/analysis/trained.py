@@ -16,7 +16,7 @@ from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DataError, nearest
 from mmrobust.model.assemble import Built
 from mmrobust.nn.attention import record
-from mmrobust.robustness.evaluation import grid_of
+from mmrobust.robustness.grids import grid_of
 from mmrobust.robustness.sweep import blocks_of, noisy_blocks, restrict
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, chosen_seeds, load_trained, open_data
 

@@ -6,6 +6,16 @@ it, so the quantile is taken among samples that have lost as much (Mondrian conf
 modalities are there at all, and the share of all steps that is lost. Cells are merged until each has enough samples.
 
 Everything is fitted on the validation split alone, clean and under the recipe's own noises.
+
+`calibration.json` holds
+
+    format       1
+    split        valid
+    samples      how many it holds
+    noises       {name: {use, options}}: those of the recipe, whatever else is evaluated
+    rates, draws, noise_seed
+    checkpoints  [{seed, epoch}]: of which models
+    models       {seed, or "all" for the mean of all: a `Calibration`}
 """
 
 from __future__ import annotations
@@ -18,12 +28,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import mmrobust
 from mmrobust.contracts import Task
 from mmrobust.inference.ensemble import mean_prediction
 from mmrobust.measures.confidence import risk_coverage
+from mmrobust.training.folder import RunFolder, to_json
 
-__all__ = ["Calibration", "Cell", "conformal_level", "fit_calibration", "fit_temperature"]
+__all__ = [
+    "ALL",
+    "Calibration",
+    "Cell",
+    "conformal_level",
+    "fit_calibration",
+    "fit_temperature",
+    "read_calibration",
+    "write_calibration",
+]
 
+FORMAT = 1
+ALL = "all"  # the key of the mean of all seeds' models
 ENOUGH = 100  # samples of a cell
 _EDGES = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], dtype=torch.float64)
 _LEVELS = 400  # quantiles of the errors that are kept of each cell
@@ -93,15 +116,6 @@ class Calibration:
             values["temperature"], tuple(cells), tuple(values["thresholds"]), tuple(values["risks"]), values["samples"]
         )
 
-    def cell_of(self, lost: Mapping[str, float]) -> Cell:
-        """The cell of a sample, by the share of each modality that it has lost."""
-        present = tuple(m for m, share in lost.items() if share < 1)
-        share = sum(lost.values()) / len(lost)
-        for cell in self.cells:
-            if cell.present in (present, None) and cell.low < share <= cell.high:
-                return cell
-        return self.cells[-1]
-
     def bounds(self, lost: Mapping[str, Tensor], coverage: float) -> Tensor:
         """The error of each sample that is not exceeded with the probability of `coverage`, `n`.
 
@@ -109,14 +123,15 @@ class Calibration:
             lost: Share of each modality that each sample has lost, `{m: n}`.
             coverage: From 0 to 1.
         """
-        rows = zip(*(share.tolist() for share in lost.values()), strict=True)
-        known: dict[tuple[float, ...], float] = {}
-        bounds = []
-        for row in rows:
-            if row not in known:
-                known[row] = self.cell_of(dict(zip(lost, row, strict=True))).bound(coverage)
-            bounds.append(known[row])
-        return torch.tensor(bounds, dtype=torch.float64)
+        share = torch.stack([x.double() for x in lost.values()]).mean(0)
+        bounds = torch.full(share.shape, self.cells[-1].bound(coverage), dtype=torch.float64)
+        for cell in reversed(self.cells):  # the finer ones last
+            inside = (cell.low < share) & (share <= cell.high)
+            if cell.present is not None:
+                for m, x in lost.items():
+                    inside &= (x < 1) == (m in cell.present)
+            bounds[inside] = cell.bound(coverage)
+        return bounds
 
     def threshold(self, *, risk: float | None = None, coverage: float | None = None) -> float:
         """The confidence below which to abstain.
@@ -288,3 +303,35 @@ def covered(task: Task, predicted: Tensor, label: Tensor, bounds: Tensor) -> tup
         return (label.double() >= low) & (label.double() <= high), high - low
     sets = sets_of(predicted, bounds)
     return sets.gather(1, label.long().unsqueeze(1)).squeeze(1), sets.sum(1).double()
+
+
+def write_calibration(run: RunFolder, about: Mapping[str, Any], models: Mapping[str, Calibration]) -> None:
+    """Writes `calibration.json`.
+
+    Args:
+        run: The run.
+        about: What it says of itself.
+        models: By seed, and under `all`.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    values = {"format": FORMAT, "mmrobust": mmrobust.__version__, **about}
+    values["models"] = {key: calibration.to_dict() for key, calibration in models.items()}
+    run.write(run.calibration, to_json(values, indent=1) + "\n")
+
+
+def read_calibration(run: RunFolder) -> tuple[dict[str, Any], dict[str, Calibration]] | None:
+    """What `calibration.json` says of itself, and the calibrations; None where there is none.
+
+    Raises:
+        DamagedError: The file is not the one that was written.
+    """
+    values = run.read_json(run.calibration)
+    if values is None or values.get("format") != FORMAT:
+        return None
+    try:
+        models = {key: Calibration.from_dict(one) for key, one in values.pop("models").items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise run.damaged(run.calibration, "a value is missing or of another kind") from error
+    return values, models

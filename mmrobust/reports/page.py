@@ -26,7 +26,7 @@ from mmrobust.reports.common import (
 )
 from mmrobust.reports.figures import Curve, against_rate, over_epochs
 from mmrobust.reports.table import DASH, Cell, Column, Table, slug
-from mmrobust.robustness.evaluation import said
+from mmrobust.robustness.grids import said
 from mmrobust.training import Checkpoints, RunFolder
 
 __all__ = ["report"]

@@ -18,6 +18,7 @@
     noise_seed      source of every draw
     clean           {measure: {mean, std, n, each}}              each: one value for each seed
     limit           {measure: value}, or null                    of the clean data
+    confidence      see mmrobust.robustness.confidence; null for tasks without intervals or sets
     noises          {name: {
         use, options
         at          {measure: {mean: [r], std: [r], n, each: [seed][rate][draw]}}
@@ -45,17 +46,18 @@ from torch import Tensor
 import mmrobust
 from mmrobust import files
 from mmrobust import recipe as recipes
-from mmrobust.contracts import Noise, Part
 from mmrobust.errors import DataError, Problem, RecipeError, UsageError, nearest
 from mmrobust.measures import check, describe, measure_many, measures_of, primary
-from mmrobust.model.assemble import Built, make_noise
+from mmrobust.model.assemble import Built
 from mmrobust.robustness import store
+from mmrobust.robustness.calibrating import Calibrating
+from mmrobust.robustness.grids import grid_of
 from mmrobust.robustness.sweep import CLEAN, Grid, auilc, auilc_mean, restrict, sweep, sweep_limit
 from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, chosen_seeds, load_trained, open_data
 from mmrobust.training.folder import to_json
 from mmrobust.training.manifest import exclusive
 
-__all__ = ["Evaluation", "evaluate", "grid_of"]
+__all__ = ["Evaluation", "evaluate"]
 
 FORMAT = 1
 
@@ -134,14 +136,17 @@ def evaluate(
     device = choose_device(built.recipe)
 
     predictions: dict[int, dict[str, Tensor]] = {}
+    calibrating = Calibrating.of(folder, built, seeds)
     limits = sweep_limit(built.dataset, settings.split, grid, names, built.context.modalities)
     folder.say(f"evaluates seeds {', '.join(map(str, seeds))}")  # and finds out now whether it may write there
-    with Meter("evaluate", len(split) * grid.cells * len(seeds), quiet=quiet) as meter:
+    passes = (len(split) * grid.cells + calibrating.passes) * len(seeds)
+    with Meter("evaluate", passes, quiet=quiet) as meter:
         tick = lambda count: meter.update(meter.done + count)
         for seed in seeds:
             meter.update(meter.done, label=f"evaluate seed {seed}")
             model = load_trained(folder, seed, dataset=built.dataset, overrides=overrides).model.to(device)
             predictions[seed] = sweep(model, split, grid, batch_size=settings.batch_size, device=device, tick=tick)
+            calibrating.predict(seed, model, settings.batch_size, device, tick)
             meter.say(f"evaluated seed {seed}  {meter.left} left", plain_only=True)
             folder.say(f"evaluated seed {seed}")
 
@@ -149,6 +154,7 @@ def evaluate(
     best = {seed: Checkpoints(folder.seed(seed)).best().state.best for seed in seeds}
     result = Evaluation(_summarise(built, grid, parts, names, split.label, predictions, limits, best))
     result["data"]["notes"] += notes
+    result["confidence"] = calibrating.confidence(split, grid, predictions)
     with files.explained(folder.predictions):
         folder.predictions.mkdir(exist_ok=True)
     with exclusive(folder.predictions):  # another evaluation would take what is not named yet for left over
@@ -178,57 +184,6 @@ def _measures(built: Built) -> list[str]:
         return check(built.context.task, wanted)
     except UsageError as error:
         raise RecipeError(Problem(str(error), built.recipe.where("evaluate", "metrics"))) from error
-
-
-def grid_of(built: Built) -> tuple[Grid, dict[str, Any]]:
-    """The grid of a recipe, and what each of its noises is."""
-    settings = built.recipe.evaluate
-    noises: dict[str, Noise] = {}
-    parts: dict[str, Any] = {}
-    for i, (part, name) in enumerate(zip(settings.noise, _names(settings.noise), strict=True)):
-        if name in noises:
-            raise RecipeError(Problem(f"'{name}' is listed twice", built.recipe.where("evaluate", "noise", str(i))))
-        noises[name] = make_noise(built.recipe, ("evaluate", "noise", str(i)), part, built.context)
-        parts[name] = {"use": part.use, "options": plain(part.options)}
-    return Grid(noises, tuple(settings.rates), settings.draws), parts
-
-
-def _names(noises: Sequence[Part[Any]]) -> list[str]:
-    """A name for each noise: its own, and where several share it, with the options in which those differ."""
-    names = []
-    for part in noises:
-        alike = [other.options for other in noises if other.use == part.use]
-        apart = {key: v for key, v in part.options.items() if any(other.get(key) != v for other in alike)}
-        told = said(plain(apart))
-        names.append(f"{part.use} ({told})" if told else part.use)
-    return names
-
-
-def plain(value: Any) -> Any:
-    """Options as JSON has them: parts become mappings with `use`."""
-    if isinstance(value, Part):
-        return {"use": value.use, **plain(value.options)}
-    if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def said(options: Mapping[str, Any]) -> str:
-    """Options as people write them: `scope=one_modality, modalities=text+audio`; those not set are left out."""
-    return ", ".join(f"{key}={_words(value)}" for key, value in options.items() if value is not None)
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping) and "use" in value:
-        inner = said({key: v for key, v in value.items() if key != "use"})
-        return f"{value['use']} ({inner})" if inner else value["use"]
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_words(v)}" for key, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        if all(isinstance(v, int | float) for v in value):
-            return f"{len(value)} numbers" if len(value) > 4 else "[" + ", ".join(map(_words, value)) + "]"
-        return "+".join(map(_words, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _summarise(

@@ -5,11 +5,11 @@ runs/<recipe's name>/<time>-<id>/
   resolved.yaml     with `extends`, overrides and defaults filled in: alone enough to run again
   env.json          what it ran on
   data.json         what a model has to know of the data, and the fingerprint of every data file
-  manifest.json     the SHA-256 of these files, of evaluation.json and of analysis.json
+  manifest.json     the SHA-256 of these files and of the evaluation's, the calibration's and the analysis's
   metrics.jsonl     a line for each epoch of each seed, each with a seal
   log.txt           messages, with times
   checkpoints/seed-<k>/epoch-<n>/
-  evaluation.json, predictions/, figures/, report.html      of evaluation and report
+  evaluation.json, calibration.json, predictions/, figures/, report.html      of evaluation and report
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class RunFolder:
     log = property(lambda self: self.path / "log.txt")
     checkpoints = property(lambda self: self.path / "checkpoints")
     evaluation = property(lambda self: self.path / "evaluation.json")
+    calibration = property(lambda self: self.path / "calibration.json")
     analysis = property(lambda self: self.path / "analysis.json")
     predictions = property(lambda self: self.path / "predictions")
     figures = property(lambda self: self.path / "figures")
