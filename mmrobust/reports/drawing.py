@@ -29,6 +29,8 @@ _VARIABLES = {INK: "--ink", QUIET: "--quiet", FAINT: "--faint", GRID: "--grid", 
 
 COLOURS = {variable: colour for colour, variable in _VARIABLES.items()}
 
+# A `matplotlibrc` in the current folder may be a stranger's, and could start LaTeX.
+_DEFAULTS = {key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith("backend")}
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -80,7 +82,7 @@ def inline(svg: str) -> str:
 
 def style(salt: str) -> AbstractContextManager[None]:
     """The style of every figure; `salt` keeps the ids of two figures of a page apart."""
-    settings: Any = {**_STYLE, "svg.hashsalt": salt}
+    settings: Any = {**_DEFAULTS, **_STYLE, "svg.hashsalt": salt}
     return mpl.rc_context(settings)
 
 
