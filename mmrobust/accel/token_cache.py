@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmrobust.accel.cross_attention import FastCrossAttention, Projections
 from mmrobust.accel.modes import eager
 from mmrobust.accel.packing import IndexedSteps, Steps, rounding
-from mmrobust.contracts import Component, Outputs, Segment, Stream, Streams
+from mmrobust.contracts import Component, Fusion, Outputs, Segment, Stream, Streams
 from mmrobust.model.model import Model
 
 __all__ = ["TokenCache", "obstacle"]
@@ -64,7 +64,7 @@ class TokenCache:
         sides = (model.ordered(part(encoded, notes)) for part in (model.generic, model.specific))
         generic, specific = ({m: stored(m, s) for m, s in side.items()} for side in sides)
         fusion = model.fusion
-        projections = fusion.project(generic, specific) if isinstance(fusion, FastCrossAttention) else None
+        projections = fusion.project(generic, specific) if shares_projections(fusion) else None
         real = {m: stream.mask for m, stream in clean.items()}
         return TokenCache(model, {m: stored(m, s) for m, s in encoded.items()}, generic, specific, real, projections)
 
@@ -189,6 +189,11 @@ def _index(mask: Tensor, rows: int) -> Tensor:
     real = mask.flatten()
     index = torch.where(real, real.cumsum(0) - 1, rows)
     return torch.cat([index, real.sum().expand(mask.shape[1])]).view(-1, mask.shape[1])
+
+
+def shares_projections(fusion: Fusion) -> TypeGuard[FastCrossAttention]:
+    """Whether the fusion's projections can be computed once for all noisy copies."""
+    return isinstance(fusion, FastCrossAttention)
 
 
 def obstacle(model: Model, timed: bool) -> str | None:

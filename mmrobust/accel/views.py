@@ -17,7 +17,7 @@ from mmrobust.contracts import Batch, Outputs, Stream, Streams
 from mmrobust.model.learning import Learning
 from mmrobust.model.model import Model, Tick
 
-__all__ = ["FastLearning", "FastModel", "why_not_cached"]
+__all__ = ["FastLearning", "FastModel", "equal_copies", "why_not_cached"]
 
 
 class FastLearning(Learning):
@@ -50,14 +50,7 @@ def why_not_cached(learning: Learning, model: Model, timed: bool) -> str | None:
 
 
 class FastModel(Model):
-    """`Model` that predicts samples of like length together, and equal noisy copies of a sample once."""
-
-    @torch.inference_mode()
-    def predict(self, features: Streams, batch_size: int, tick: Tick | None = None) -> Tensor:
-        """See `Model.predict`."""
-        chunks = _chunks(features, batch_size, self.samplewise)
-        parts = [self(chunk.features).prediction.float() for chunk in _ticked(chunks, tick)]
-        return torch.cat(parts).index_select(0, torch.cat([chunk.index for chunk in chunks]).argsort())
+    """`Model` that computes the tokens of many noisy copies once, and predicts equal copies of a sample once."""
 
     @torch.inference_mode()
     def predict_erased(
@@ -66,7 +59,7 @@ class FastModel(Model):
         """See `Model.predict_erased`."""
         if not self.samplewise or obstacle(self, _timed(features)) is not None:
             return super().predict_erased(features, erased, batch_size, tick)
-        chunks = _chunks({m: stream.zeroed() for m, stream in features.items()}, batch_size, self.samplewise)
+        chunks = chunks_of({m: stream.zeroed() for m, stream in features.items()}, batch_size)
         parts = []
         for chunk in chunks:
             gone = {m: chunk.cut(erased[m], m, 1) for m in self.modalities}
@@ -75,16 +68,13 @@ class FastModel(Model):
                 tick(parts[-1].shape[0] * len(chunk.index))
         return torch.cat(parts, 1).index_select(1, torch.cat([chunk.index for chunk in chunks]).argsort())
 
-    def _distinct(self, cache: TokenCache, chunk: _Chunk, erased: Mapping[str, Tensor], batch_size: int) -> Tensor:
+    def _distinct(self, cache: TokenCache, chunk: Chunk, erased: Mapping[str, Tensor], batch_size: int) -> Tensor:
         """The predictions of all copies of a chunk, `k b c`: what a sample lost is predicted once."""
         copies, count = next(iter(erased.values())).shape[:2]
         flat = {m: steps.flatten(0, 1) for m, steps in erased.items()}
         lost = torch.cat(list(flat.values()), 1)
         sample = torch.arange(len(lost), device=lost.device) % count
-        # Sorted by their first column, so that a batch is one sample, or two, and has next to no padding.
-        distinct, which = torch.cat([sample.unsqueeze(1), lost], 1).unique(dim=0, return_inverse=True)
-        first = which.new_full((len(distinct),), len(lost))
-        first = first.scatter_reduce_(0, which, torch.arange(len(lost), device=lost.device), "amin")
+        first, which = equal_copies(sample, lost)
         parts = []
         for some in first.split(batch_size):
             of = sample[some]
@@ -93,8 +83,22 @@ class FastModel(Model):
         return torch.cat(parts)[which].unflatten(0, (copies, count))
 
 
+def equal_copies(sample: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of each set of noisy copies that are equal, and which set each copy is in.
+
+    Sets are in the order of their samples, so that a batch of them is one sample, or two, and has next to no padding.
+
+    Args:
+        sample: Which sample each copy is of, `k`.
+        lost: Which steps each copy lost, `k s`.
+    """
+    distinct, which = torch.cat([sample.unsqueeze(1), lost], 1).unique(dim=0, return_inverse=True)
+    first = which.new_full((len(distinct),), len(lost))
+    return first.scatter_reduce_(0, which, torch.arange(len(lost), device=lost.device), "amin"), which
+
+
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Samples of like length, cut to the longest of them.
 
     Attributes:
@@ -112,17 +116,15 @@ class _Chunk:
         return values.index_select(samples, self.index).narrow(samples + 1, 0, self.features[m].mask.shape[1])
 
 
-def _chunks(features: Streams, size: int, sort: bool) -> list[_Chunk]:
-    """All samples in pieces of at most `size`; without `sort` in their order, for models that look across samples."""
+def chunks_of(features: Streams, size: int) -> list[Chunk]:
+    """All samples in pieces of at most `size`, those of like length together."""
     steps = {m: _last_real(stream.mask) for m, stream in features.items()}
-    order = torch.arange(len(next(iter(steps.values()))), device=next(iter(steps.values())).device)
-    if sort:
-        order = torch.stack(list(steps.values())).sum(0).argsort(stable=True)
+    order = torch.stack(list(steps.values())).sum(0).argsort(stable=True)
     chunks = []
     for index in order.split(size):
         own = {m: count[index] for m, count in steps.items()}
         cut = {m: max(1, int(count.max())) for m, count in own.items()}
-        chunks.append(_Chunk(index, own, {m: _shortened(stream.take(index), cut[m]) for m, stream in features.items()}))
+        chunks.append(Chunk(index, own, {m: _shortened(stream.take(index), cut[m]) for m, stream in features.items()}))
     return chunks
 
 
@@ -134,13 +136,6 @@ def _shortened(stream: Stream, length: int) -> Stream:
 def _last_real(mask: Tensor) -> Tensor:
     """How many steps of each sample there are up to its last real one, `n`: padding before or between others stays."""
     return (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1)
-
-
-def _ticked(chunks: Sequence[_Chunk], tick: Tick | None) -> Any:
-    for chunk in chunks:
-        yield chunk
-        if tick is not None:
-            tick(len(chunk.index))
 
 
 def _timed(features: Streams) -> bool:
