@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from mmrobust.accel.modes import eager
-from mmrobust.accel.processor import processor
+from mmrobust.accel.modes import eager, enabled
 from mmrobust.errors import UsageError
+from mmrobust.processor import processor
 
 __all__ = [
     "Library",
@@ -86,7 +86,9 @@ def gemm() -> Library:
     Raises:
         UsageError: `MMROBUST_GEMM` is neither `onednn` nor `torch`, or oneDNN cannot be asked here.
     """
-    return _overrides[-1] if _overrides else _standing()
+    if _overrides:
+        return _overrides[-1]
+    return _standing() if enabled() else "torch"
 
 
 @functools.cache

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmrobust.accel.processor import processor
 from mmrobust.contracts import Context, Split, Stream
 from mmrobust.contracts.randomness import global_seed
 from mmrobust.errors import Problem, RecipeError
+from mmrobust.processor import processor
 
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrobust import files
-from mmrobust.accel.processor import processor
 from mmrobust.errors import DamagedError, MmrobustError, UsageError, nearest
+from mmrobust.processor import processor
 from mmrobust.training.manifest import Manifest, seal, unseal
 
 try:
@@ -338,6 +338,15 @@ class RunFolder:
             os.close(handle)
 
 
+def _gemm() -> str:
+    """Which library multiplies in linear layers; `accel` may choose one, and may be missing."""
+    try:
+        from mmrobust.accel.linear import gemm
+    except ImportError:
+        return "torch"
+    return gemm()
+
+
 def environment(threads: int | None = None) -> dict[str, Any]:
     """What a run ran on: versions, machine, threads, who multiplies, the code's commit, the command, the time.
 
@@ -349,7 +358,6 @@ def environment(threads: int | None = None) -> dict[str, Any]:
 
     import mmrobust
     from mmrobust import registry
-    from mmrobust.accel.linear import gemm
 
     used = {spec.distribution: spec.version for spec in registry.catalogue().all()}
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -364,7 +372,7 @@ def environment(threads: int | None = None) -> dict[str, Any]:
         "processor": processor().get("model name") or platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads() if threads is None else threads,
-        "gemm": gemm(),
+        "gemm": _gemm(),
         "gpu": cuda,
         "cuda": torch.version.cuda if cuda else None,
         "commit": _commit(),

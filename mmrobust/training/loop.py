@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from mmrobust.accel.stacked import Stacked
 from mmrobust.contracts.randomness import derive
 from mmrobust.errors import InterruptedRun
 from mmrobust.supervisor import Interrupt
 from mmrobust.training.device import deterministic, slow_precision
 from mmrobust.training.progress import Meter
 from mmrobust.training.seed import Seed
-from mmrobust.training.step import Step
+from mmrobust.training.step import Step, Trainable
 
 __all__ = ["fit", "train_epoch"]
 
@@ -86,11 +85,17 @@ def take(seeds: Sequence[Seed], log: Callable[[str], None] | None = None) -> Ste
         log: Gets a line on what the user should know; None for the first seed's log.
     """
     first = seeds[0]
-    trained = first.trained if len(seeds) == 1 else Stacked([seed.trained for seed in seeds])
+    trained = first.trained if len(seeds) == 1 else _stacked(seeds)
     step = Step(trained, first.settings, first.device, log or first.log, [seed.moments for seed in seeds])
     if first.state.scaler:
         step.scaler.load_state_dict(first.state.scaler)
     return step
+
+
+def _stacked(seeds: Sequence[Seed]) -> Trainable:
+    from mmrobust.accel.stacked import Stacked
+
+    return Stacked([seed.trained for seed in seeds])
 
 
 def release(step: Step | None, seeds: Sequence[Seed]) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmrobust import files
-from mmrobust.accel.stacked import refusal, unvmappable
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DivergedError, InterruptedRun, UsageError, WriteError
 from mmrobust.model.assemble import Built, build
@@ -200,6 +199,10 @@ def _plan(built: Built, device: torch.device, jobs: int | None, folder: RunFolde
 
 def unstackable(built: Built) -> str | None:
     """Why the seeds of a recipe cannot be trained as one stacked model; None where they can."""
+    if not built.fast:
+        return "nothing is made faster (MMROBUST_ACCEL=off)"
+    from mmrobust.accel.stacked import unvmappable
+
     if built.recipe.train.precision == "fp16":
         return "fp16 scales the loss of each seed on its own (bf16 needs no scaling)"
     if isinstance(built.recipe.train.schedule, Plateau):
@@ -325,6 +328,8 @@ def fit_here(
 
 def _refusal(seeds: Sequence[Seed]) -> str | None:
     """Why these seeds cannot be stacked, tried on a few samples; nothing is changed by it."""
+    from mmrobust.accel.stacked import refusal
+
     first = seeds[0]
     index = torch.arange(min(len(first.train), 4), device=first.device)
     views = [s.learning.draw(s.train.batch(index), generator(0, "trial", device=first.device)) for s in seeds]

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from mmrobust import measures
-from mmrobust.accel.allocator import keep_freed_memory
 from mmrobust.contracts import Progress, Split
 from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DivergedError
@@ -115,8 +114,6 @@ class Seed:
         label: str = "",
         beside: Seed | None = None,
     ) -> None:
-        if device.type == "cpu":
-            keep_freed_memory()
         self.built, self.folder, self.number, self.device, self.label = built, folder, number, device, label
         self.meter = Meter("", 1, quiet=True) if meter is None else meter
         self.settings = settings = built.recipe.train

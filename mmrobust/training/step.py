@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mmrobust.accel.graphs import Graphed
 from mmrobust.contracts import Batch, Objective, Outputs, Progress
 from mmrobust.model.learning import Learning
 from mmrobust.model.model import Model
@@ -310,6 +309,8 @@ class Step:
             if reason := self.graphless():
                 self.log(f"train.graphs: {reason}, so steps are not captured")
             else:
+                from mmrobust.accel.graphs import Graphed
+
                 forward = lambda batches, progress: self.forward(batches[0], progress)
                 return Graphed(self._learn, forward, self.optimizer.zero_grad, self.log)
         return self._learn

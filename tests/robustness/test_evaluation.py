@@ -154,7 +154,7 @@ def test_bad_input_is_told(run: RunFolder) -> None:
         evaluate(run, ["evaluate.split=tset"], quiet=True)
     with pytest.raises(RecipeError, match="did you mean 'acc7'"):
         evaluate(run, ["evaluate.metrics=[acc_7]"], quiet=True)
-    with pytest.raises(RecipeError, match="lists .frame_drop. twice"):
+    with pytest.raises(RecipeError, match=r"lists .frame_drop. twice"):
         evaluate(run, ["evaluate.noise=[frame_drop, frame_drop]"], quiet=True)
     shutil.rmtree(run.checkpoints)
     with pytest.raises(CheckpointError, match="go on with: mmrobust train --resume"):

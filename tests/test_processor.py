@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrobust.accel import processor
+from mmrobust import processor
 
 #: The start of /proc/cpuinfo of an AMD EPYC, and of its second core with another family.
 TOLD = """processor\t: 0
