@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,7 +88,6 @@ def run_checks(
     *,
     expected_failures: Mapping[str, str] | None = None,
     beside: Mapping[str, Part[Any]] | None = None,
-    on_result: Callable[[Result], None] | None = None,
     **options: Any,
 ) -> list[Result]:
     """Runs every check of a component.
@@ -98,7 +97,6 @@ def run_checks(
         component: The name it is registered under, or its class.
         expected_failures: Checks that are known to fail, and why; one that passes is a failure.
         beside: For an objective that reads `notes`: the components of other slots that write them.
-        on_result: Called with each result as soon as it is there.
         **options: Its options.
 
     Raises:
@@ -108,12 +106,7 @@ def run_checks(
     subject = Subject(kind, component, expected_failures=expected_failures, beside=beside, options=options)
     assert subject.spec
     refuse_unknown(subject)
-    results = []
-    for check in checks_for(kind):
-        results.append(run_check(subject, check))
-        if on_result is not None:
-            on_result(results[-1])
-    return results
+    return [run_check(subject, check) for check in checks_for(kind)]
 
 
 def refuse_unknown(subject: Subject) -> None:

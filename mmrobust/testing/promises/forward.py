@@ -1,11 +1,13 @@
-"""Rule: a forward pass returns what was declared, for one sample as for many."""
+"""Rule: a forward pass returns and notes what was declared, for one sample as for many, of any length."""
 
 from __future__ import annotations
 
-from mmrobust.contracts import Component, Encoder, Noise, Shape
+import torch
+
+from mmrobust.contracts import Component, Encoder, Fusion, GenericExtractor, Noise, Shape, SpecificExtractor
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import forward
-from mmrobust.testing.failures import Failed, explained
+from mmrobust.testing.failures import Failed, NotApplicable, explained
 from mmrobust.testing.inputs import first, mapped
 from mmrobust.testing.outputs import check_streams
 from mmrobust.testing.subject import Subject, evaluated
@@ -87,3 +89,20 @@ def check_any_length(subject: Subject) -> None:
             raise Failed(expected, f"{failed.came} ({failed.expected})") from failed
         except Exception as error:
             raise Failed(expected, explained(error)) from error
+
+
+@check(Encoder, GenericExtractor, SpecificExtractor, Fusion)
+def check_notes(subject: Subject) -> None:
+    """Each note that `writes` declares is written by every pass.
+
+    An objective that needs it is built beside this part, and fails at the first step where it is missing.
+    """
+    module, inputs = subject.ready()
+    if not module.writes:
+        raise NotApplicable("it declares no notes")
+    given = subject.arguments(module, inputs)
+    with torch.no_grad():
+        module(*given.values())
+    missing = [name for name in module.writes if name not in given["notes"]]
+    if missing:
+        raise Failed(f"the notes {', '.join(module.writes)}, as `writes` declares", f"no {', '.join(missing)}")

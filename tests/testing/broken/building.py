@@ -1,7 +1,5 @@
 """Components that cannot be built as recipes build them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import nn

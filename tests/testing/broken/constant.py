@@ -1,7 +1,5 @@
 """Noises that promise `constant` and break it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

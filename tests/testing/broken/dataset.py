@@ -1,7 +1,5 @@
 """Datasets that do not hold what they declare."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A component that promises `exportable` and breaks it."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from tests.testing.broken.good import GoodFusion, caught_by

@@ -1,7 +1,5 @@
 """A noise that promises `fixed` and breaks it."""
 
-from __future__ import annotations
-
 from tests.testing.broken.good import GoodNoise, caught_by
 
 

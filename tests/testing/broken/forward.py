@@ -1,7 +1,5 @@
 """Components that return something else than they declare."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,3 +58,8 @@ class LooksAtTheMiddle(GoodEncoder):
         for m, stream in streams.items():
             _ = stream.x[:, self.shapes[m].length // 2 - 1]
         return super().forward(streams, notes)
+
+
+@caught_by("check_notes")
+class DeclaresANote(GoodFusion):
+    writes = ("attention",)

@@ -1,7 +1,5 @@
 """Small components that hold everything: each broken one differs from one of these in a single thing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

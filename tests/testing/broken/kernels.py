@@ -1,7 +1,5 @@
 """Components that depend on the attention backend or on the number format."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Components that count modalities, or go by their order."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from mmrobust.contracts import Batch, Context, Streams

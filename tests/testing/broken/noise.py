@@ -1,7 +1,5 @@
 """Noises that do not do what they say."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

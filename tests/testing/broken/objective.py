@@ -1,7 +1,5 @@
 """Objectives that train nothing, or the wrong way."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

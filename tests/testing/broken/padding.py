@@ -1,7 +1,5 @@
 """Components that read padding, or break without a modality."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Encoders that promise `positionwise` and break it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Components that change something, or depend on more than their input."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Components that promise `samplewise` and break it."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from mmrobust.contracts import Context

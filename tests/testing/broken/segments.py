@@ -1,7 +1,5 @@
 """Fusions whose output does not say which step belongs to whom."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

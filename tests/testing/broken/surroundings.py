@@ -1,7 +1,5 @@
 """Components that take for granted what stands around them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A component that promises `vmappable` and breaks it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,6 @@
-"""Components where training stops."""
+"""Components where training stops, or that cannot be saved."""
 
-from __future__ import annotations
-
+import torch
 from torch import Tensor, nn
 
 from mmrobust.contracts import Context, Stream
@@ -19,3 +18,15 @@ class ForgottenLayer(GoodFusion):
 class Detached(GoodFusion):
     def mean(self, stream: Stream) -> Tensor:
         return stream.mean().detach()
+
+
+@caught_by("check_state")
+class PlainTensor(GoodFusion):
+    vmappable = False  # for the same reason, and it says so
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.scale = torch.rand(8) + 0.5
+
+    def change(self, x: Tensor) -> Tensor:
+        return x * self.scale
