@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-plugins campaigns lint bench bench-table lock clean
+.PHONY: run test test-plugins campaigns lint bench bench-table gpu lock clean
 
 run: $(VENV)/.run
 	$(BIN)/mmrobust run recipes/normtr.yaml
@@ -36,7 +36,7 @@ lint: $(VENV)/.dev
 # `make bench` measures every group, `make bench GROUP="step sweep"` these alone; each leaves build/bench/GROUP.json
 # behind, and `make bench-table` makes one recorded result and the table of docs/speed.md of what is there.
 # BENCH_ROUNDS=1 only tries them; BENCH_TIMER=cpu counts processor time, where the machine is shared.
-GROUP ?= machine attention step sweep seeds startup fusion peers
+GROUP ?= machine attention step sweep accel seeds startup fusion peers
 bench: $(VENV)/.dev
 	mkdir -p build/bench; failed=; for group in $(GROUP); do \
 	  $(BIN)/python -m pytest benchmarks/bench_$$group.py -p no:xdist -rs -o timeout=900 \
@@ -47,6 +47,19 @@ bench: $(VENV)/.dev
 
 bench-table: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.table build/bench docs/speed.md
+
+# For a machine with a GPU and ten minutes: the tests that need one, then its benchmarks, then one recorded result and the
+# table of docs/speed.md. `make gpu GPU_PYTHON=python3` uses a Python that has torch and pytest already.
+GPU_PYTHON ?= $(BIN)/python
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev)
+	$(GPU_PYTHON) -c 'import torch, sys; sys.exit(not torch.cuda.is_available() and "torch sees no GPU here")'
+	MMROBUST_TEST_GPU=1 $(GPU_PYTHON) -m pytest -p no:xdist -rs tests/training/test_gpu.py tests/nn/test_attention.py
+	mkdir -p build/bench; for group in machine gpu attention; do \
+	  $(GPU_PYTHON) -m pytest benchmarks/bench_$$group.py -p no:xdist -rs -o timeout=300 \
+	    -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only \
+	    --benchmark-json=build/bench/$$group.json || exit 1; \
+	done
+	$(GPU_PYTHON) -m benchmarks.table build/bench docs/speed.md
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mmrobust needs Python 3.11 or newer; try: make PYTHON=python3.12")'
