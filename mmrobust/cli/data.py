@@ -41,8 +41,8 @@ def info(
     """
     from mmrobust.data import info as data
 
-    found = data.info(file)
-    typer.echo(json.dumps(found, indent=2) if as_json else data.show(found))
+    summary = data.info(file)
+    typer.echo(json.dumps(summary, indent=2) if as_json else data.show(summary))
 
 
 def convert(

@@ -120,7 +120,8 @@ class Arrays(FileDataset):
     def read(self, path: Path) -> Contents:
         """Reads the whole file; see `FileDataset.read`."""
         whole = self._options.folds is not None
-        return arrays_contents(path, read_arrays(path), self._wanted, model=self._given, whole=whole)
+        only = self._options.modalities
+        return arrays_contents(path, read_arrays(path), self._wanted, only=only, model=self._given, whole=whole)
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
@@ -162,6 +163,7 @@ def arrays_contents(
     wanted: Wanted,
     *,
     labels: bool = True,
+    only: Sequence[str] | None = None,
     model: Preparation | None = None,
     whole: bool = False,
 ) -> Contents:
@@ -172,6 +174,7 @@ def arrays_contents(
         raw: The keys.
         wanted: What is asked of the labels.
         labels: Whether there have to be any, and a training split.
+        only: The modalities that are wanted; None for all.
         model: What a model was trained on, where these are new samples for it.
         whole: Whether the file's own splits do not matter, so that it needs none.
 
@@ -186,7 +189,7 @@ def arrays_contents(
     if labels and not whole and "train" not in grouped:
         raise DataError(f"{path}: there is no split 'train'; the file has {', '.join(grouped) or 'nothing'}")
     notes: list[str] = []
-    order = list(model.modalities) if model is not None else _modalities(path, grouped, meta)
+    order = list(model.modalities) if model is not None else _modalities(path, grouped, meta, only)
     if model is not None:
         grouped = {split: complete(path, split, keys, model, "_length") for split, keys in grouped.items()}
     parts = {split: _table(path, split, keys, order, notes) for split, keys in grouped.items()}
@@ -236,23 +239,29 @@ def _grouped(path: Path, raw: Mapping[str, Any], labels: bool, whole: bool) -> d
     return grouped or _by_split(path, plain)
 
 
-def _modalities(path: Path, grouped: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> list[str]:
+def _modalities(
+    path: Path, grouped: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any], only: Sequence[str] | None
+) -> list[str]:
     """The names of the modalities, after a look for keys that are nearly right."""
     first = next(iter(grouped.values()), {})
     order = meta.get("modalities")
-    if order is not None:
-        if not isinstance(order, list) or not all(isinstance(m, str) for m in order):
-            raise DataError(f"{path}: 'modalities' in 'meta' has to be a list of names")
-        if order:
-            return order
+    if order is not None and (not isinstance(order, list) or not all(isinstance(m, str) for m in order)):
+        raise DataError(f"{path}: 'modalities' in 'meta' has to be a list of names")
     names = [k for k in first if k not in _PLAIN and not _belongs(k, first)]
+    wrong: dict[str, str] = {}
     for key in names:
         for right, endings in _NEAR_ENDINGS.items():
             if similar := tables.similar_key(key, first, endings, right):
-                raise DataError(f"{path}: there is a key '{key}'; did you mean '{similar}'?")
+                wrong[key] = similar
         for right, near in _NEAR_KEYS.items():
-            if key in near and right not in first and np.ndim(first[key]) < 2:
-                raise DataError(f"{path}: there is a key '{key}'; did you mean '{right}'?")
+            if key in near and right not in first and np.ndim(first[key]) < 2 and key not in (only or order or ()):
+                wrong[key] = right
+    if wrong:
+        keys, meant = ("', '".join(names) for names in (wrong, wrong.values()))
+        one = len(wrong) == 1
+        there = f"there is a key '{keys}'" if one else f"there are keys '{keys}'"
+        raise DataError(f"{path}: {there}; did you mean '{meant}'?")
+    names = list(only or order or names)
     if not names:
         raise DataError(f"{path}: there are no features; a modality is a key such as 'train/text' or 'text'")
     return names

@@ -1,4 +1,4 @@
-"""Datasets that lie in files: what a file holds is selected, shortened, checked, standardised and made a tensor."""
+"""Datasets that lie in files: their content is selected, shortened, checked, standardised and becomes tensors."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class FileDataset(Dataset):
                 if plan.reduce.get(m) in ("mean", "mean_std"):
                     steps = shortening.pool(steps, plan.lengths[m], plan.reduce[m] == "mean_std")
                 if given is None and split == tables[0][0] and m in plan.scaled:
-                    found = self._statistics(m, steps, plan, notes)
-                    mean[m], std[m] = found.mean.tolist(), found.std.tolist()
+                    measured = self._statistics(m, steps, plan, notes)
+                    mean[m], std[m] = measured.mean.tolist(), measured.std.tolist()
                 if m in mean:
                     steps.x = self._standardized(split, m, steps, table, plan, (mean[m], std[m]), notes)
                 parts[split][m] = steps.stream()
@@ -324,16 +324,16 @@ class FileDataset(Dataset):
 
     def _statistics(self, m: str, steps: Steps, plan: _Plan, notes: list[str]) -> statistics.Statistics:
         measure = statistics.quartiles if plan.robust else statistics.moments
-        found = measure(steps.x, steps.mask, together=m in plan.together)
-        if found.dominated and m not in plan.clip:
-            columns = [f"{value:.4g} in column {k}" for k, value in list(found.dominated.items())[:3]]
-            more = ", ..." if len(found.dominated) > 3 else ""
+        measured = measure(steps.x, steps.mask, together=m in plan.together)
+        if measured.dominated and m not in plan.clip:
+            columns = [f"{value:.4g} in column {k}" for k, value in list(measured.dominated.items())[:3]]
+            more = ", ..." if len(measured.dominated) > 3 else ""
             notes.append(
-                f"{m}: a handful of values hold most of the spread of {len(found.dominated)} of {steps.x.shape[2]} "
-                f"columns ({', '.join(columns)}{more}), so that the other values are hardly told apart; "
+                f"{m}: a handful of values hold most of the spread of {len(measured.dominated)} of {steps.x.shape[2]} "
+                f"columns ({', '.join(columns)}{more}), so that the other values hardly differ; "
                 "standardize: robust (median and quartiles) or clip: 5 (deviations) lessens that"
             )
-        return found
+        return measured
 
     def _standardized(
         self,

@@ -78,10 +78,10 @@ def info(path: str | Path) -> dict[str, Any]:
     if task is None:
         problems.append(f"{path}: there are no labels; it can be predicted, but not trained on")
     splits = {split: _split(table, task) for split, table in contents.tables.items()}
-    for split, found in splits.items():
+    for split, part in splits.items():
         problems += [
             f"{tables.place(contents.path, split, m)}: no value is finite"
-            for m, s in found["modalities"].items()
+            for m, s in part["modalities"].items()
             if s["values"] and s["nan"] + s["infinite"] == s["values"]
         ]
     notes = [*contents.notes, *concerns(contents)]
@@ -187,18 +187,18 @@ def recipe(contents: Contents, splits: dict[str, Any]) -> str:
     )
 
 
-def show(found: dict[str, Any]) -> str:
+def show(summary: dict[str, Any]) -> str:
     """`info`'s answer for people."""
-    task = found["task"]
+    task = summary["task"]
     lines = [
-        f"{found['path']}: layout '{found['layout']}', {found['bytes'] / 2**20:.1f} MiB",
+        f"{summary['path']}: layout '{summary['layout']}', {summary['bytes'] / 2**20:.1f} MiB",
         "labels: "
         + ("none" if task is None else f"{task['kind']}, measures '{task['measures']}'")
         + (f", {', '.join(task['names'])}" if task and task["names"] else ""),
         "",
     ]
     rows = [("split", "samples", "modality", "steps x width", "type", "lengths (min, median, max)", "missing")]
-    for split, part in found["splits"].items():
+    for split, part in summary["splits"].items():
         for i, (m, s) in enumerate(part["modalities"].items()):
             length = s["length"]
             rows.append(
@@ -214,12 +214,12 @@ def show(found: dict[str, Any]) -> str:
             )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", *(line for split, part in found["splits"].items() for line in _balance(split, part["label"]))]
-    lines += [f"note: {note}" for note in found["notes"]]
-    lines += [f"problem: {problem}" for problem in found["problems"]]
-    if found["recipe"]:
+    lines += ["", *(line for split, part in summary["splits"].items() for line in _balance(split, part["label"]))]
+    lines += [f"note: {note}" for note in summary["notes"]]
+    lines += [f"problem: {problem}" for problem in summary["problems"]]
+    if summary["recipe"]:
         lines += ["", "A recipe that runs on it (save it as mine.yaml, then: mmrobust run mine.yaml):", ""]
-        lines += found["recipe"].splitlines()
+        lines += summary["recipe"].splitlines()
     return "\n".join(lines)
 
 

@@ -177,9 +177,9 @@ def mmsa_contents(
     given = {split: raw[key] for split, raw in splits.items() if raw.get(key) is not None}
     task = None
     if given and model is None:
-        found = _labels(path, splits, given, labels_wanted, key)
-        task, notes = found.task, [*notes, *found.notes]
-        for split, values in found.values.items():
+        understood = _labels(path, splits, given, labels_wanted, key)
+        task, notes = understood.task, [*notes, *understood.notes]
+        for split, values in understood.values.items():
             parts[split].label = values
     for split, table in parts.items():
         tables.check_counts(path, split, table)
@@ -245,9 +245,9 @@ def _labels(
         sims = any("regression_labels_T" in raw for raw in splits.values())
         said = {"kind": "regression", "measures": "sims" if sims else "mosi"}
         return read_labels(path, given, said, wanted, key)
-    found = read_labels(path, given, said, wanted, key)
-    names = found.task.names or _class_names(found.values, splits, found.task.outputs)
-    return Labels(found.values, replace(found.task, names=names), found.notes)
+    understood = read_labels(path, given, said, wanted, key)
+    names = understood.task.names or _class_names(understood.values, splits, understood.task.outputs)
+    return Labels(understood.values, replace(understood.task, names=names), understood.notes)
 
 
 def _class_names(labels: Mapping[str, Array], splits: Mapping[str, Mapping[str, Any]], count: int) -> tuple[str, ...]:

@@ -135,10 +135,10 @@ def mult_contents(
     if several:
         return Contents(path, "mult", parts, Task("multilabel", 8, "iemocap", names=EMOTIONS), notes)
     given = {split: t.label for split, t in parts.items() if t.label is not None}
-    found = read_labels(path, given, {"kind": "regression", "measures": "mosi"}, labels_wanted, "labels")
-    for split, values in found.values.items():
+    understood = read_labels(path, given, {"kind": "regression", "measures": "mosi"}, labels_wanted, "labels")
+    for split, values in understood.values.items():
         parts[split].label = values
-    return Contents(path, "mult", parts, found.task, [*notes, *found.notes])
+    return Contents(path, "mult", parts, understood.task, [*notes, *understood.notes])
 
 
 def _table(path: Path, split: str, raw: dict[str, Any], wanted: tuple[str, ...], notes: list[str]) -> Table:

@@ -87,7 +87,10 @@ def features(where: str, value: Any) -> tuple[Array, Array | None]:
         raise DataError(f"{where}: features have to be an array of numbers, not {what(value)}")
     x = value[:, None, :] if value.ndim == 2 else value
     if x.ndim != 3 or 0 in x.shape[1:]:
-        raise DataError(f"{where}: the shape is {x.shape}; features need (samples, steps, width)")
+        raise DataError(
+            f"{where}: the shape is {x.shape}; features need (samples, steps, width); to leave a key out, name the "
+            "modalities with modalities: [...]"
+        )
     return x, lengths
 
 
@@ -244,8 +247,8 @@ def groups_of_ids(ids: Sequence[str]) -> tuple[str, ...] | None:
     groups = []
     for name in ids:
         for mark in ("$_$", "["):
-            head, found, _ = name.partition(mark)
-            if found and head:
+            head, marked, _ = name.partition(mark)
+            if marked and head:
                 groups.append(head)
                 break
         else:

@@ -183,7 +183,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "flat": (
         put("train/audio", lambda x: x.reshape(-1)),
-        ": split 'train', key 'audio': the shape is (135,); features need (samples, steps, width)",
+        ": split 'train', key 'audio': the shape is (135,); features need (samples, steps, width); to leave a key "
+        "out, name the modalities with modalities: [...]",
     ),
     "text": (
         put("train/face", lambda x: x.astype(str)),

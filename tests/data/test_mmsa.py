@@ -215,7 +215,8 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "flat features": (
         put("text", lambda t: t["text"].reshape(-1)),
-        ": split 'train', key 'text': the shape is (504,); features need (samples, steps, width)",
+        ": split 'train', key 'text': the shape is (504,); features need (samples, steps, width); to leave a key "
+        "out, name the modalities with modalities: [...]",
     ),
     "text for numbers": (
         put("vision", np.array([["a"]])),

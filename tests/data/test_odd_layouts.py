@@ -171,6 +171,10 @@ def test_the_triples_of_misa_mmim_and_mag(
         ({"labels": np.arange(4), "label": None}, "there is a key 'labels'; did you mean 'label'?"),
         ({"speaker": np.arange(4)}, "there is a key 'speaker'; did you mean 'group'?"),
         ({"ids": np.array(list("abcd"))}, "there is a key 'ids'; did you mean 'id'?"),
+        (
+            {"ids": np.array(list("abcd")), "actor": np.arange(4), "audio_len": [1, 2, 3, 4]},
+            "there are keys 'ids', 'actor', 'audio_len'; did you mean 'id', 'group', 'audio_length'?",
+        ),
     ],
 )
 def test_keys_that_are_nearly_right(
@@ -179,6 +183,14 @@ def test_keys_that_are_nearly_right(
     path = write(tmp_path, **changes)
     assert main(["data", "info", str(path)]) == 3
     assert capsys.readouterr().err == f"error: {path}: {text}\n"
+
+
+def test_keys_that_are_no_features_are_left_out_by_naming_the_modalities(tmp_path: Path) -> None:
+    path = write(tmp_path, statement=np.arange(4))
+    with pytest.raises(DataError, match=r"'statement': the shape is \(4,\); .* name the modalities with modalities"):
+        open_dataset(Part("arrays", {"path": path}))
+    dataset = open_dataset(Part("arrays", {"path": path, "modalities": ["text", "audio"]}))
+    assert list(dataset.modalities) == ["text", "audio"]
 
 
 @pytest.mark.parametrize(

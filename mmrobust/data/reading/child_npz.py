@@ -25,13 +25,13 @@ def read(source):
     names = [entry.filename for entry in entries]
     if not any(name.endswith(".npy") for name in names):
         raise Refused(f"it is {_kind(names)}, not an archive of arrays")
-    found = {}
+    keys = {}
     for entry in entries:
         if entry.flag_bits & 1:
             raise Refused("it is encrypted; save it without a password")
         if entry.filename.endswith(".npy"):
-            found[entry.filename.removesuffix(".npy")] = _array(source, archive, entry)
-    return found
+            keys[entry.filename.removesuffix(".npy")] = _array(source, archive, entry)
+    return keys
 
 
 def _kind(names):

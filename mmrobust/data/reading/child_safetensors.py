@@ -23,16 +23,16 @@ def read(source):
         raise Refused("its header is no JSON object")
     metadata = header.pop("__metadata__", None) or {}
     text = metadata.get("mmrobust") if isinstance(metadata, dict) else None
-    found, end = {}, 0
+    tensors, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda item: _offsets(*item)):
         name.encode("utf-8")  # a lone surrogate is no name
         first, last = _offsets(name, entry)
         if first != end:
             raise Refused(f"the bytes of tensor '{name}' begin at {first}, and those before it end at {end}"[:200])
-        found[name], end = _tensor(name, entry, 8 + length + first, last - first), last
+        tensors[name], end = _tensor(name, entry, 8 + length + first, last - first), last
     if 8 + length + end != size:
         raise Refused(f"its tensors end at byte {8 + length + end}, but the file has {size}; it is cut off or damaged")
-    return {"tensors": found, "metadata": text if isinstance(text, str) else None}
+    return {"tensors": tensors, "metadata": text if isinstance(text, str) else None}
 
 
 def _offsets(name, entry):

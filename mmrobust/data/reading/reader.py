@@ -93,11 +93,11 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], int]]:
     if source is None:
         raise _no_file(path, mode)
     with source:
-        found = os.fstat(source.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise _no_file(path, found.st_mode)
+        state = os.fstat(source.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise _no_file(path, state.st_mode)
         try:
-            yield source, found.st_size
+            yield source, state.st_size
         except OSError as error:
             raise cannot_read(path, error) from error
 
