@@ -53,6 +53,6 @@ def study(
         from mmrobust.training.folder import to_json
 
         typer.echo(to_json(result.to_dict(), indent=2))
-    elif len(result.failed) < len(result.told["variants"]):
+    elif len(result.failed) < len(result.record["variants"]):
         typer.echo(str(result))
     result.check()

@@ -10,7 +10,7 @@ from mmrobust.measures.catalogue import describe
 from mmrobust.measures.classification import OF_TABLE
 from mmrobust.measures.regression import OF_NUMBERS
 
-__all__ = ["check", "decisions_of", "measures_of", "primary", "targets_of"]
+__all__ = ["check", "decisions_of", "measures_of", "primary", "quoted", "targets_of"]
 
 _MOSI = (
     "mae",
@@ -34,6 +34,12 @@ _SETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "classification": ("classification", ("accuracy", "balanced_accuracy", "f1", "f1_macro")),
     "iemocap": ("multilabel", ("accuracy_mean", "f1_mean")),
 }
+
+
+_QUOTED = frozenset(
+    {"mae", "corr", "acc7", "acc2_non0", "f1_non0", "sims_mae", "sims_corr", "sims_acc2", "sims_f1"}
+    | {"accuracy", "balanced_accuracy", "f1", "accuracy_mean", "f1_mean"}
+)
 
 
 def measures_of(task: Task) -> list[str]:
@@ -64,6 +70,18 @@ def primary(task: Task) -> str:
     if task.kind == "regression" and task.outputs > 1:
         return "mae_mean"
     return "f1_mean" if task.kind == "multilabel" else names[0]
+
+
+def quoted(names: Sequence[str], primary: str | None = None) -> list[str]:
+    """The measures that papers quote, the primary one first; all where there are few.
+
+    Args:
+        names: The measures of an evaluation.
+        primary: Its primary measure.
+    """
+    some = [name for name in names if name in _QUOTED] if len(names) > 4 else list(names)
+    some = some or list(names[:4])
+    return [name for name in names if name == primary] + [name for name in some if name != primary]
 
 
 def check(task: Task, names: Sequence[str]) -> list[str]:

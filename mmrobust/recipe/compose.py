@@ -424,12 +424,17 @@ def foundation(variant: Node, trees: Sequence[Node], overrides: Sequence[Change]
     """
     parent = variant["extends"]
     above = _above(parent)
-    first = next((i for i, tree in enumerate(trees) if "variants" in tree.value), len(trees) - 1)
     base = [tree.replaced(_without(tree, "variants", "paper")) for tree in layers(above, read(above)[1])]
-    tree, problems = overridden(merged([*base, *trees[first:]]), overrides)
+    tree, problems = overridden(merged([*base, *own_layers(trees)]), overrides)
     if problems:
         raise RecipeError([Problem(f"in {parent}: {problem.message}", problem.where) for problem in problems])
     return tree
+
+
+def own_layers(trees: Sequence[Node]) -> Sequence[Node]:
+    """Of a study's `layers` those from the one that was given up to the last that says `variants`."""
+    first = next((i for i, tree in enumerate(trees) if "variants" in tree.value), len(trees) - 1)
+    return trees[first:]
 
 
 def _without(node: Node, *keys: str) -> dict[str, Node]:
@@ -454,6 +459,6 @@ def varied(root: Node, variant: Node) -> Node:
     for key, node in (variant.value or {}).items():
         if key.startswith("~"):
             root = change(root, key[1:], None, node.key)
-        elif key != "extends":
+        elif key not in ("extends", "label"):
             root = change(root, key, node, node.key)
     return root

@@ -52,7 +52,12 @@ def load(ref: str | os.PathLike[str] | Mapping[str, Any], overrides: Overrides =
         problems += trial.problems
     if problems or recipe is None:
         raise in_order(problems)
-    return replace(recipe, variant_trees=trees, resolved=_standing_alone(recipe.resolved, whole))
+    return replace(
+        recipe,
+        variant_trees=trees,
+        resolved=_standing_alone(recipe, whole),
+        files=frozenset(tree.where.file for tree in compose.own_layers(layers)),
+    )
 
 
 #: What people pass where a recipe is wanted.
@@ -132,13 +137,13 @@ def _opened(ref: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[Path | Non
     return path, *compose.read(path)
 
 
-def _standing_alone(resolved: dict[str, Any], whole: Mapping[str, Recipe]) -> dict[str, Any]:
+def _standing_alone(study: Recipe, whole: Mapping[str, Recipe]) -> dict[str, Any]:
     """A study's plain data where variants that extend another recipe say everything themselves."""
     if not whole:
-        return resolved
-    resolved = {**resolved, "variants": dict(resolved["variants"])}
+        return study.resolved
+    resolved = {**study.resolved, "variants": dict(study.resolved["variants"])}
     for name, variant in whole.items():
-        resolved["variants"][name] = {
+        resolved["variants"][name] = ({"label": study.labels[name]} if name in study.labels else {}) | {
             key: value
             for section in ("data", "model", "learning", "train", "evaluate")
             for key, value in ((f"~{section}", None), (section, variant.resolved[section]))

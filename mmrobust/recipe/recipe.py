@@ -33,9 +33,11 @@ class Recipe:
         source: The file's text as written.
         resolved: Everything it says, defaults filled in, as plain data; alone enough to run again.
         variants: Names of the variants of a study, in their order.
+        labels: What tables and figures call a variant, for those that say `label`.
         paper: Tables of the paper that stand beside the study's own figures.
         tree: What was read, with everything it extends; knows where each value was written.
         variant_trees: The same for each variant.
+        files: The study's own files: the one that was given, and those that it extends up to the last with variants.
     """
 
     name: str
@@ -50,9 +52,11 @@ class Recipe:
     source: str
     resolved: dict[str, Any] = field(repr=False)
     variants: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
     paper: tuple[Cited, ...] = ()
     tree: Node | None = field(default=None, repr=False, compare=False)
     variant_trees: Mapping[str, Node] = field(default_factory=dict, repr=False, compare=False)
+    files: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
     def where(self, *keys: str | int) -> Position:
         """Where a value was written, e.g. `where("model", "fusion", "heads")`; the nearest enclosing key otherwise.
@@ -80,6 +84,13 @@ class Recipe:
             node = None if node is None else node.get(key)
         return node is not None
 
+    def own(self, *keys: str) -> bool:
+        """Whether a study's own files or the command line say a value, and not a recipe that the study extends."""
+        node = self.tree
+        for key in keys:
+            node = None if node is None else node.get(key)
+        return node is not None and (not node.key.line or node.key.file in self.files)
+
     def variant(self, name: str) -> Recipe:
         """The recipe with one of its variants' overrides.
 
@@ -96,7 +107,8 @@ class Recipe:
 
     def changes(self, variant: str) -> Any:
         """What the recipe says of a variant, as it was written."""
-        return None if self.tree is None else self.tree["variants"][variant].plain
+        changes = None if self.tree is None else self.tree["variants"][variant].plain
+        return {k: v for k, v in changes.items() if k != "label"} if isinstance(changes, dict) else changes
 
     def to_yaml(self) -> str:
         """The resolved recipe as a file."""
@@ -123,9 +135,23 @@ def from_tree(tree: Node, path: Path | None, source: str, checker: Checker, name
     fields = check(tree, default, checker)
     variants = tuple(variant_names(tree, checker))
     paper = cited(tree.get("paper"), variants, checker)
+    labels = _labels(tree, variants, checker)
     if checker.problems:
         return None
-    return Recipe(**fields, path=path, source=source, variants=variants, paper=paper, tree=tree)
+    return Recipe(**fields, path=path, source=source, variants=variants, labels=labels, paper=paper, tree=tree)
+
+
+def _labels(tree: Node, variants: Sequence[str], checker: Checker) -> dict[str, str]:
+    """What tables and figures call the variants that say `label`."""
+    labels = {}
+    for name in variants:
+        variant = tree["variants"][name]
+        if isinstance(variant.value, dict) and (label := variant.value.get("label")) is not None:
+            if not isinstance(label.value, str) or not label.value.strip():
+                checker.report(label.where, f"the label of variant '{name}' has to be text, not {label}")
+            else:
+                labels[name] = " ".join(label.value.split())
+    return labels
 
 
 def variant_names(tree: Node, checker: Checker | None) -> list[str]:

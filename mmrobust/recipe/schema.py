@@ -69,6 +69,7 @@ def json_schema() -> dict[str, Any]:
                     {
                         "type": "object",
                         "properties": {
+                            "label": {"type": "string", "description": "What tables and figures call the variant."},
                             "extends": {
                                 "type": "string",
                                 "description": "Begin with this recipe, under what the study's own file says.",

@@ -129,6 +129,8 @@ class EvaluateSettings:
         rates: The rates of each sweep, rising.
         draws: How often the noise is drawn at each rate.
         measures: The scores to give, `auto` for the data's own; the recipe's key is `metrics`.
+        primary: The one measure that conclusions rest on: comparisons are corrected for it, all others are exploratory.
+            `auto` for the task's own.
         split: The split that is scored.
         batch_size: Samples of a forward pass.
     """
@@ -139,6 +141,7 @@ class EvaluateSettings:
     )
     draws: int = within(5, low=1)
     measures: Literal["auto"] | tuple[str, ...] = field(default="auto", metadata={"key": "metrics"})
+    primary: str = "auto"
     split: str = "test"
     batch_size: int = within(64, low=1)
 

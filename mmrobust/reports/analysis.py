@@ -7,6 +7,7 @@ from typing import Any
 
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import describe
+from mmrobust.reports.common import Figures
 from mmrobust.reports.learned import attended, gap, looked, probed, similar
 from mmrobust.reports.table import DASH, Cell, Column, Table, slug
 from mmrobust.training import RunFolder
@@ -18,7 +19,7 @@ _ASKED = {"modality": "which modality", "noise": "noise added"}
 _PAIRS = {"generic_generic": "NRGF – NRGF", "generic_specific": "NRGF – MF"}
 
 
-def section(folder: RunFolder, figures: dict[str, str], source: str) -> dict[str, Any] | None:
+def section(folder: RunFolder, figures: Figures, source: str) -> dict[str, Any] | None:
     """What the page says of a run's analysis, with its figures; None where there is none.
 
     Args:
@@ -41,7 +42,7 @@ def section(folder: RunFolder, figures: dict[str, str], source: str) -> dict[str
         raise MmrobustError(f"{path} is damaged; run mmrobust analyze {folder.path}") from error
 
 
-def _section(told: Mapping[str, Any], figures: dict[str, str], source: str) -> dict[str, Any]:
+def _section(told: Mapping[str, Any], figures: Figures, source: str) -> dict[str, Any]:
     runs = told["runs"]
     titles = _titles(runs)
     noise = told["noise"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,19 @@ from markupsafe import Markup
 from mmrobust import files
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import Measure, describe
-from mmrobust.reports.drawing import COLOURS, inline
-from mmrobust.reports.table import DASH
+from mmrobust.reports.drawing import COLOURS, Drawing, inline
+from mmrobust.reports.table import DASH, Table
 from mmrobust.training import RunFolder
 
 __all__ = [
-    "date_text", "describe_any", "environment_rows", "listed", "mean_of", "p_text", "rate_text", "read_sealed",
-    "read_text", "score_text", "signed_text", "source_of", "template", "value_text", "write_page",
+    "Figures", "and_listed", "date_text", "describe_any", "environment_rows", "label_of", "listed", "mean_of",
+    "p_phrase", "p_text", "rate_text", "read_sealed", "read_text", "score_text", "signed_text", "source_of",
+    "template", "value_text", "write_page",
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent
+
+Figures = dict[str, Drawing]
 
 # Files of a run --------------------------------------------------------------------------------------------------
 
@@ -72,6 +75,11 @@ def describe_any(name: str) -> Measure:
         return describe(name)
     except MmrobustError:
         return Measure(name, name, "higher", False, "")
+
+
+def label_of(record: Mapping[str, Any], variant: str) -> str:
+    """What tables and figures call a variant of a study: its label, or its name."""
+    return record["variants"].get(variant, {}).get("label") or variant
 
 
 def environment_rows(env: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -131,6 +139,18 @@ def p_text(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
 
 
+def p_phrase(value: float) -> str:
+    """A p-value within a sentence: `p = .192`, `p < .001`."""
+    text = p_text(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def and_listed(values: Iterable[Any]) -> str:
+    """Values within a sentence: `a, b and c`."""
+    *first, last = [str(value) for value in values] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def mean_of(values: Sequence[float | None]) -> float | None:
     """The mean; None where there is no value, or one is unknown."""
     known = [x for x in values if x is not None]
@@ -152,27 +172,45 @@ def template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def write_page(path: Path, name: str, view: Mapping[str, Any], figures: Mapping[str, str]) -> Path:
-    """Writes `report.html` and its figures into a folder.
+def write_page(path: Path, name: str, view: Mapping[str, Any], figures: Figures, latex: bool = False) -> Path:
+    """Writes `report.html`, its figures and its tables into a folder.
 
     Args:
         path: The folder.
         name: Of the template.
-        view: What the template shows.
-        figures: SVG text by name.
+        view: What the template shows; each of its tables becomes `tables/<name>.tex`.
+        figures: By name; each becomes `figures/<name>.svg`.
+        latex: Write `figures/<name>.pdf` too, for a paper.
     """
     page = template(name).render(
         view,
         script=_script(),
-        inline=lambda name: Markup(inline(figures[name])),
+        inline=lambda name: Markup(inline(figures[name].svg)),
         style=Markup(read_text(_HERE / "style.css")),
     )
-    with files.explained(path / "figures"):
-        (path / "figures").mkdir(exist_ok=True)
-    for figure, svg in figures.items():
-        files.write_atomic(path / "figures" / f"{figure}.svg", svg)
+    for folder in ("figures", "tables"):
+        with files.explained(path / folder):
+            (path / folder).mkdir(exist_ok=True)
+    for figure, drawing in figures.items():
+        files.write_atomic(path / "figures" / f"{figure}.svg", drawing.svg)
+        if latex:
+            files.write_atomic(path / "figures" / f"{figure}.pdf", drawing.pdf())
+    for table in _tables_in(view):
+        files.write_atomic(path / "tables" / f"{table.name}.tex", table.latex())
     files.write_atomic(path / "report.html", page)
     return path / "report.html"
+
+
+def _tables_in(view: Any) -> Iterator[Table]:
+    """Every table that a page shows, wherever it stands in what the template is given."""
+    if isinstance(view, Table):
+        yield view
+    elif isinstance(view, Mapping):
+        for inner in view.values():
+            yield from _tables_in(inner)
+    elif isinstance(view, (list, tuple)):
+        for inner in view:
+            yield from _tables_in(inner)
 
 
 def _script() -> dict[str, str]:

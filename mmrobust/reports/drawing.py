@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib as mpl
@@ -16,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 __all__ = [
-    "COLOURS", "DASHED", "FAINT", "GRID", "INK", "PAPER", "QUIET", "SERIES", "inline", "numbers", "one_panel", "plain",
-    "scaled", "style", "svg_text",
+    "COLOURS", "DASHED", "DOTTED", "FAINT", "GRID", "INK", "PAPER", "QUIET", "SERIES", "Drawing", "inline", "numbers",
+    "one_panel", "plain", "scaled", "style",
 ]  # fmt: skip
 
 # Colours as files have them. On the page each becomes a CSS variable, so that figures follow dark mode and print.
@@ -63,27 +65,66 @@ _STYLE: dict[str, Any] = {
     "lines.solid_capstyle": "round",
 }
 
+_LARGEST = 1.75  # pixels of a point on the page: letters of figures are no larger than those around them
+
 DASHED: dict[str, Any] = {"linestyle": (0, (4, 2.5)), "linewidth": 1.2}
+DOTTED: dict[str, Any] = {"linestyle": (0, (1, 1.6)), "linewidth": 1.2}
 
 
 def inline(svg: str) -> str:
-    """The figure as part of a page: no prologue, no fixed size, colours that follow the page's."""
+    """The figure as part of a page: no prologue, as wide as there is room, colours that follow the page's."""
     body = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
     head, _, rest = body.partition(">")
-    body = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest
+    width = re.search(r' width="([\d.]+)pt"', head)
+    most = f' style="max-width: {float(width[1]) * _LARGEST:.0f}px"' if width else ""
+    body = re.sub(r' (width|height)="[^"]*"', "", head) + most + ">" + rest
     body = re.sub(r' id="(?:curve|name)-(\d+)"', r' class="curve-\1"', body)  # what the page's script lets step forward
     # Most ids are the same in every figure, and a page may have each but once; those that nothing refers to go.
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda one: one[0] if one[1] in used else "", body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     return body
 
 
-def style(salt: str) -> AbstractContextManager[None]:
-    """The style of every figure; `salt` keeps the ids of two figures of a page apart."""
+@contextmanager
+def style(salt: str) -> Iterator[str]:
+    """The style of every figure; `salt` keeps the ids of two figures of a page apart, and is handed back."""
     settings: Any = {**_DEFAULTS, **_STYLE, "svg.hashsalt": salt}
-    return mpl.rc_context(settings)
+    with mpl.rc_context(settings):
+        yield salt
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure, to be had as SVG and as PDF.
+
+    Attributes:
+        figure: As matplotlib drew it.
+        salt: What its ids are made from.
+    """
+
+    figure: Figure
+    salt: str
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as SVG text."""
+        buffer = io.StringIO()
+        with style(self.salt):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # A hundredth of a point is finer than any printer, and the files are half as large.
+        short = lambda number: re.sub(r"(\.\d\d)\d+", r"\1", number[0])
+        return re.sub(r' (?:d|x|y|x1|y1)="[^"]*"', short, buffer.getvalue())
+
+    def pdf(self) -> bytes:
+        """The figure as a PDF file, for a paper."""
+        buffer = io.BytesIO()
+        with style(self.salt):
+            self.figure.savefig(
+                buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+            )
+        return buffer.getvalue()
 
 
 def plain(text: str) -> str:
@@ -110,12 +151,3 @@ def one_panel(width: float, height: float, below: float = 0.0) -> tuple[Figure, 
     left, right, bottom, top = 0.5, 0.12, 0.44 + below, 0.34
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure, figure.add_subplot()
-
-
-def svg_text(figure: Figure) -> str:
-    """A figure as SVG text."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # A hundredth of a point is finer than any printer, and the files are half as large.
-    short = lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0])
-    return re.sub(r' (?:d|x|y|x1|y1)="[^"]*"', short, buffer.getvalue())

@@ -10,22 +10,22 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from mmrobust.measures import Measure
 from mmrobust.reports.drawing import (
     DASHED,
+    DOTTED,
     FAINT,
     INK,
     PAPER,
     QUIET,
     SERIES,
+    Drawing,
     numbers,
     one_panel,
     plain,
     scaled,
     style,
-    svg_text,
 )
 
 __all__ = ["Curve", "against_rate", "cliques", "compared", "multiples", "over_epochs", "ranked"]
@@ -48,7 +48,14 @@ class Curve:
     limit: Sequence[float | None] | None = None
 
 
-def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curve], *, large: bool = False) -> str:
+def against_rate(
+    measure: Measure,
+    rates: Sequence[float],
+    curves: Sequence[Curve],
+    *,
+    large: bool = False,
+    constant: float | None = None,
+) -> Drawing:
     """A measure against the rate of each noise, with every seed, their spread and the limit.
 
     Args:
@@ -56,11 +63,12 @@ def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curv
         rates: Of the sweep.
         curves: One for each noise.
         large: The figure that stands alone, with a legend.
+        constant: Score of the constant prediction, a dotted line; None where it is unknown.
     """
-    with style(f"rate {measure.name} {large}"):
+    with style(f"rate {measure.name} {large}") as salt:
         limited = any(curve.limit is not None for curve in curves)
         below = large and len(curves) > 1  # names of several noises need a line each
-        room = 0.2 * (len(curves) + limited) if below else 0.0
+        room = 0.2 * (len(curves) + limited + (constant is not None)) if below else 0.0
         figure, axes = one_panel(5.8 if large else 3.45, (3.2 if large else 2.35) + room, room)
         scale = 100 if measure.percent else 1
         for i, curve in enumerate(curves):
@@ -73,6 +81,8 @@ def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curv
                 high = [max(column) * scale if column else None for column in columns]
                 axes.fill_between(rates, numbers(low), numbers(high), color=colour, alpha=0.18, linewidth=0)
             axes.plot(rates, scaled(curve.mean, scale), color=colour, marker="o", markersize=3.2 if large else 2.4)
+        if constant is not None:
+            axes.axhline(constant * scale, color=QUIET, **DOTTED)
         axes.set_title(plain(measure.title))
         axes.set_xlabel("noise rate")
         axes.set_xlim(min(rates), max(rates) if max(rates) > min(rates) else min(rates) + 1)
@@ -84,13 +94,15 @@ def against_rate(measure: Measure, rates: Sequence[float], curves: Sequence[Curv
             ]
             if limited:
                 lines.append(Line2D([], [], color=QUIET, label="limit", **DASHED))
+            if constant is not None:
+                lines.append(Line2D([], [], color=QUIET, label="constant prediction", **DOTTED))
             place: dict[str, Any] = (
                 {"loc": "upper left", "bbox_to_anchor": (0, -0.44 / 2.42), "ncols": 1}
                 if below
-                else {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+                else {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 3}
             )
             axes.legend(handles=lines, borderaxespad=0.2, handlelength=1.8, labelspacing=0.3, **place)
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
 def compared(
@@ -102,7 +114,7 @@ def compared(
     large: bool = False,
     shown: Mapping[int, int] | None = None,
     areas: Sequence[float | None] | None = None,
-) -> str:
+) -> Drawing:
     """A measure against the rate of one noise, for several models.
 
     Args:
@@ -114,7 +126,7 @@ def compared(
         shown: Where there are too many for a colour each: which of them has which colour; the others stay grey.
         areas: Under each curve, beside its name in the legend, which is then in their order, the best first.
     """
-    with style(f"compared {measure.name} {noise} {large}"):
+    with style(f"compared {measure.name} {noise} {large}") as salt:
         names = [plain(curve.name) for _, curve in curves]
         beside = 0.95 + 0.066 * max(map(len, names))  # inches for the legend
         width, height = (6 + beside, max(3.5, 0.9 + 0.19 * (len(curves) + 1))) if large else (3.45, 2.35)
@@ -143,7 +155,7 @@ def compared(
         if large:
             figure.subplots_adjust(right=1 - beside / width)
             _name(axes, measure, names, looks, areas, one_limit and curves[0][1].limit is not None, height)
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
 def _look(i: int, shown: Mapping[int, int] | None) -> tuple[str, Any, str | None]:
@@ -189,7 +201,7 @@ def _name(
         y -= step
 
 
-def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[float], Curve]]) -> str:
+def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[float], Curve]]) -> Drawing:
     """A small picture of each model's curve, before all the others' in grey; the reference is dashed.
 
     Args:
@@ -197,7 +209,7 @@ def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[floa
         noise: Its name.
         curves: Rates and curve of each model, the reference first.
     """
-    with style(f"multiples {measure.name} {noise}"):
+    with style(f"multiples {measure.name} {noise}") as salt:
         columns = min(5, len(curves))
         rows = -(-len(curves) // columns)
         width, height = 2.05 * columns + 0.3, 1.5 * rows + 0.55
@@ -221,10 +233,10 @@ def multiples(measure: Measure, noise: str, curves: Sequence[tuple[Sequence[floa
         figure.suptitle(f"{plain(measure.title)}", x=0.5 / width, y=1 - 0.06 / height, ha="left", va="top",
                         fontsize=9.5, fontweight="bold")  # fmt: skip
         figure.supxlabel(f"rate of {plain(noise)}", fontsize=8, color=QUIET, y=0.06 / height)
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
-def ranked(ranks: Mapping[str, float], difference: float | None, reference: str) -> str:
+def ranked(ranks: Mapping[str, float], difference: float | None, reference: str) -> Drawing:
     """Mean ranks on a line, those that cannot be told apart joined by a bar (Demšar, 2006, figure 1).
 
     Args:
@@ -235,7 +247,7 @@ def ranked(ranks: Mapping[str, float], difference: float | None, reference: str)
     order = sorted(ranks, key=lambda name: (ranks[name], name))
     values = [ranks[name] for name in order]
     bars = cliques(values, difference) if difference is not None else []
-    with style("ranked"):
+    with style("ranked") as salt:
         half = -(-len(order) // 2)
         first = 0.42 + 0.13 * len(bars)  # below the line, inches
         width, height = 7.2, 0.85 + first + 0.21 * half
@@ -272,7 +284,7 @@ def ranked(ranks: Mapping[str, float], difference: float | None, reference: str)
             shown = f"{plain(name)}  {values[i]:.2f}" if side else f"{values[i]:.2f}  {plain(name)}"
             axes.text(edge + (-0.06 if side else 0.06), y, shown, ha="right" if side else "left", va="center",
                       fontsize=8.2, color=colour, fontweight="bold" if strong else "normal")  # fmt: skip
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
 def cliques(values: Sequence[float], difference: float) -> list[tuple[int, int]]:
@@ -285,9 +297,19 @@ def cliques(values: Sequence[float], difference: float) -> list[tuple[int, int]]
     return found
 
 
+def _whole_ticks(axes: Axes, epochs: Sequence[int]) -> None:
+    """Ticks at whole epochs, few enough to be read, and room for a single epoch."""
+    first, last = min(epochs), max(epochs)
+    step = next(s for s in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10**6) if (last - first) / s <= 8)
+    ticks = [first, *(x for x in range(0, last + 1, step) if x > first)]
+    axes.set_xticks(ticks if len(ticks) < 2 or ticks[1] - ticks[0] >= step / 2 else ticks[1:])
+    margin = max(0.02 * (last - first), 0.05 if last > first else 0.5)
+    axes.set_xlim(first - margin, last + margin)
+
+
 def over_epochs(
     title: str, series: Mapping[int, tuple[Sequence[int], Sequence[float | None]]], chosen: Mapping[int, int]
-) -> str:
+) -> Drawing:
     """A value over the epochs of each seed; the chosen epoch of each is marked.
 
     Args:
@@ -295,7 +317,7 @@ def over_epochs(
         series: Epochs and values of each seed.
         chosen: The epoch of the best checkpoint of each seed.
     """
-    with style(f"epochs {title}"):
+    with style(f"epochs {title}") as salt:
         figure, axes = one_panel(3.45, 2.35)
         many = len(series) > len(SERIES)
         for i, (seed, (epochs, values)) in enumerate(series.items()):
@@ -308,8 +330,8 @@ def over_epochs(
                 axes.plot([epochs[at]], [found[at]], color=colour, marker="o", markersize=5, markerfacecolor=PAPER)
         axes.set_title(plain(title))
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        axes.margins(x=0.02, y=0.08)
+        _whole_ticks(axes, [epoch for epochs, _ in series.values() for epoch in epochs])
+        axes.margins(y=0.08)
         if 1 < len(series) <= len(SERIES):
             axes.legend(loc="best", handlelength=1.2, labelspacing=0.3)
-        return svg_text(figure)
+        return Drawing(figure, salt)

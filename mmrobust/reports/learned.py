@@ -10,21 +10,21 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from mmrobust.measures import Measure
-from mmrobust.reports.drawing import FAINT, INK, PAPER, QUIET, SERIES, numbers, one_panel, plain, style, svg_text
+from mmrobust.reports.drawing import FAINT, INK, PAPER, QUIET, SERIES, Drawing, numbers, one_panel, plain, style
 
 __all__ = ["attended", "gap", "looked", "probed", "similar"]
 
 _LEVELS = 10  # shades of a picture of attention
 
 
-def similar(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def similar(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Drawing:
     """Densities of cosine similarities, a panel for each run (NORM-TR, figure 7).
 
     Args:
         runs: Title, and for `generic_generic` and `generic_specific` grid, density and mean.
     """
     kinds = (("generic_generic", "NRGF – NRGF", SERIES[0]), ("generic_specific", "NRGF – MF", SERIES[1]))
-    with style("similar"):
+    with style("similar") as salt:
         width, height = 3.9 * len(runs) + 0.2, 2.75
         figure = Figure(figsize=(width, height))
         panels = figure.subplots(1, len(runs), sharex=True, sharey=True, squeeze=False)[0]
@@ -46,10 +46,10 @@ def similar(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             panel.set_ylim(0, max(top * 1.08, panel.get_ylim()[1]))
             panel.set_title(plain(title))
         panels[0].set_ylabel("density")
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
-def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
+def attended(seen: Mapping[str, Any], rate: float, noise: str) -> Drawing:
     """Attention of one sample without and with noise, as multiples of uniform attention (NORM-TR, figure 8).
 
     Args:
@@ -57,7 +57,7 @@ def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
         rate: Of the noise.
         noise: Its name.
     """
-    with style("attended"):
+    with style("attended") as salt:
         across, down = sum(seen["keys"].values()), sum(seen["queries"].values())
         side = 3.3
         width, height = 2 * side + 1.55, side * min(1.25, max(0.35, down / across)) + 0.95
@@ -93,7 +93,7 @@ def attended(seen: Mapping[str, Any], rate: float, noise: str) -> str:
         legend.grid(False)
         legend.set_title("uniform", fontsize=7.5, fontweight="normal", color=QUIET)
         figure.text((0.75 + 2 * side + 0.32) / width, bottom + tall, "erased", color=SERIES[4], fontsize=8, va="center")
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
 def _shade(axes: Any, picture: Sequence[Sequence[float]], span: tuple[float, float]) -> None:
@@ -135,14 +135,14 @@ def _middles(cells: Mapping[str, int]) -> tuple[list[float], list[str]]:
     return at, names
 
 
-def looked(runs: Sequence[tuple[str, Mapping[str, Any]]], noise: str) -> str:
+def looked(runs: Sequence[tuple[str, Mapping[str, Any]]], noise: str) -> Drawing:
     """Attention on erased steps against the rate, beside what uniform attention would give them.
 
     Args:
         runs: Title, and rates, mass and share.
         noise: Its name.
     """
-    with style("looked"):
+    with style("looked") as salt:
         figure, axes = one_panel(5.8, 3.2)
         first = runs[0][1]
         axes.plot(first["rates"], _percent(first["share"]), color=QUIET, linestyle=(0, (4, 2.5)), linewidth=1.2,
@@ -154,16 +154,16 @@ def looked(runs: Sequence[tuple[str, Mapping[str, Any]]], noise: str) -> str:
         axes.set_ylim(0, 104)
         axes.set_xlabel(f"rate of {plain(noise)}")
         axes.legend(loc="upper left", handlelength=1.9, labelspacing=0.35)
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
-def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> str:
+def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> Drawing:
     """What linear probes read, a line for each question and stage; the dashed line is chance.
 
     Args:
         rows: Question and stage, title and accuracy of each run, chance.
     """
-    with style("probed"):
+    with style("probed") as salt:
         names = [plain(name) for name, *_ in rows]
         left = 0.35 + 0.062 * max(map(len, names))
         width, height = left + 3.6, 0.85 + 0.27 * len(rows)
@@ -183,17 +183,17 @@ def probed(rows: Sequence[tuple[str, Sequence[tuple[str, float]], float]]) -> st
         axes.grid(False, axis="y")
         if len(rows[0][1]) > 1:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.1)
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
-def gap(measure: Measure, noises: Sequence[tuple[str, Sequence[float], Sequence[float | None]]]) -> str:
+def gap(measure: Measure, noises: Sequence[tuple[str, Sequence[float], Sequence[float | None]]]) -> Drawing:
     """How much better the best possible prediction would be, against the rate.
 
     Args:
         measure: What is drawn.
         noises: Name, rates and gap.
     """
-    with style(f"gap {measure.name}"):
+    with style(f"gap {measure.name}") as salt:
         figure, axes = one_panel(5.8, 3.2)
         scale = 100 if measure.percent else 1
         axes.axhline(0, color=QUIET, linewidth=0.9)
@@ -206,7 +206,7 @@ def gap(measure: Measure, noises: Sequence[tuple[str, Sequence[float], Sequence[
         axes.set_xlabel("noise rate")
         axes.margins(x=0)
         axes.legend(loc="best")
-        return svg_text(figure)
+        return Drawing(figure, salt)
 
 
 def _percent(values: Sequence[float | None]) -> list[float]:

@@ -26,7 +26,7 @@ _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "-": "{-}",
-    "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "−": "$-$", "–": "--", "±": r"$\pm$", "×": r"$\times$", "†": r"$\dagger$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
 }  # fmt: skip
 
 
@@ -43,6 +43,7 @@ class Column:
         paper: True for figures that are not ours but the paper's.
         words: True where it holds text and not numbers.
         aside: True for what a paper's table has no room for; left out of LaTeX.
+        role: `primary` or `exploratory` for the measures of a comparison, nothing elsewhere.
     """
 
     label: str
@@ -53,13 +54,15 @@ class Column:
     paper: bool = False
     words: bool = False
     aside: bool = False
+    role: str = ""
 
     arrow = property(lambda self: {"higher": "↑", "lower": "↓"}.get(self.better, ""))
 
     @staticmethod
-    def of(measure: Measure, under: str = "", paper: bool = False) -> Column:
+    def of(measure: Measure, under: str = "", paper: bool = False, role: str = "") -> Column:
         """The head of a measure."""
-        return Column(measure.label, "%" if measure.percent else "", measure.better, measure.doc, under, paper)
+        unit = "%" if measure.percent else ""
+        return Column(measure.label, unit, measure.better, measure.doc, under, paper, role=role)
 
     @property
     def key(self) -> str:
@@ -69,11 +72,11 @@ class Column:
     def latex(self) -> str:
         """The head in LaTeX, on several lines where it is long."""
         first, opened, rest = self.label.partition(" (")
-        lines = [first, *([f"({rest}"] if opened else []), *([self.under] if self.under else [])]
-        lines[-1 if not self.under else -2] += f", {self.unit}" if self.unit else ""
-        told = [latex(line) for line in lines]
-        told[0] += f" {latex(self.arrow)}" if self.arrow else ""
-        return told[0] if len(told) == 1 else r"\shortstack{" + r"\\".join(told) + "}"
+        lines = [first, *([f"({rest}"] if opened else [])]
+        lines[-1] += f", {self.unit}" if self.unit else ""
+        lines = [latex(line) for line in (*lines, self.under, self.role) if line]
+        lines[0] += f" {latex(self.arrow)}" if self.arrow else ""
+        return lines[0] if len(lines) == 1 else r"\shortstack{" + r"\\".join(lines) + "}"
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,11 @@ class Cell:
         value: The number (or text) itself: what the page sorts by, and the CSV file holds. Fractions where percent are
             shown.
         more: Further columns of the CSV file: `{"std": 0.01, "n": 5}`.
-        says: What pointing at it tells.
+        says: What pointing at it shows.
         link: Where it leads, relative to the page.
         head: For the first cell of a row that is a measure.
-        bold: True where it stands out by more than luck.
+        bold: True for the best of its column, and for what cannot be told from it.
+        dagger: True where it differs from the reference by more than luck.
         difference: To the reference, shown below.
         sign: `better` or `worse`, of a difference that is more than luck.
         p: Of the difference, as shown.
@@ -108,6 +112,7 @@ class Cell:
     link: str = ""
     head: Column | None = None
     bold: bool = False
+    dagger: bool = False
     difference: str = ""
     sign: str = ""
     p: str = ""
@@ -125,7 +130,7 @@ class Cell:
         return "" if self.value is None else str(self.value)
 
     def latex(self) -> str:
-        """The cell in LaTeX: the number, with its spread, bold where it stands out."""
+        """The cell in LaTeX: the number with its spread; bold, and with a dagger, where the page has it so."""
         if self.head is not None:
             return self.head.latex()
         if not isinstance(self.value, (int, float)):
@@ -134,7 +139,9 @@ class Cell:
             return "--"
         number = self.text.replace("−", "-").replace("%", r"\%").replace(",", "{,}")
         number = rf"\mathbf{{{number}}}" if self.bold else number
-        return f"${number} \\pm {self.spread}$" if self.spread else f"${number}$"
+        spread = f" \\pm {self.spread}" if self.spread else ""
+        dagger = r"^{\dagger}" if self.dagger else ""
+        return f"${number}{spread}{dagger}$"
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ class Table:
         caption = " ".join(latex(text) for text in (self.caption, self.legend) if text)
         return "\n".join(
             [
-                f"% {_line(self.source)}" if self.source else "% made by mmrobust",
+                f"% {_line(self.source)}" if self.source else "% written by mmrobust",
                 "% needs: \\usepackage{booktabs,textcomp}",
                 r"\begin{table}",
                 r"\centering",

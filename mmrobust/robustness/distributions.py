@@ -1,4 +1,4 @@
-"""The three distributions that tests need: Student's t, and the range of several normal variables."""
+"""The distributions that tests need: Student's t, central and not, and the range of several normal variables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import torch
 
-__all__ = ["normal_tail", "quantile", "range_quantile", "two_sided"]
+__all__ = ["noncentral_tail", "normal_tail", "quantile", "range_quantile", "two_sided"]
 
 
 def normal_tail(z: float) -> float:
@@ -50,6 +50,23 @@ def quantile(tail: float, freedom: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if two_sided(middle, freedom) > 2 * tail else (low, middle)
     return high
+
+
+def noncentral_tail(t: float, freedom: float, shift: float) -> float:
+    """Probability that (Z + shift) / S is above `t`, where S squared is chi-squared over its degrees of freedom.
+
+    The noncentral t distribution, from its definition: the mean over S of the probability that Z exceeds t S - shift.
+
+    Args:
+        t: The threshold.
+        freedom: Degrees of freedom of S, at least 1.
+        shift: Mean of the numerator.
+    """
+    s = torch.linspace(0, 1 + 12 / math.sqrt(freedom), 20_001, dtype=torch.float64)[1:]
+    constant = math.log(2) + freedom / 2 * math.log(freedom / 2) - math.lgamma(freedom / 2)
+    density = torch.exp(constant + (freedom - 1) * s.log() - freedom * s.square() / 2)
+    above = torch.special.ndtr(shift - t * s)
+    return torch.trapezoid(density * above, s).item()
 
 
 @lru_cache(maxsize=64)

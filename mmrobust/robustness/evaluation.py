@@ -10,7 +10,8 @@
     data            {use, splits: {name: samples}, modalities: {name: [steps, width]}, notes}
     task            {kind, outputs, measures, names}
     measures        names, in the order of the tables; see mmrobust.measures
-    primary         the measure by which checkpoints were chosen
+    primary         the one measure that conclusions rest on: `evaluate.primary`, or the task's own
+    constant, model, labels     see mmrobust.robustness.background
     seeds           training seeds, in order
     predictions     {seed: {file, sha256}}: what every score was taken of
     checkpoints     [{seed, epoch, measure, value}]: the epoch that the validation split chose
@@ -50,6 +51,7 @@ from mmrobust.errors import DataError, Problem, RecipeError, UsageError, nearest
 from mmrobust.measures import check, describe, measure_many, measures_of, primary
 from mmrobust.model.assemble import Built
 from mmrobust.robustness import store
+from mmrobust.robustness.background import background
 from mmrobust.robustness.calibrating import Calibrating
 from mmrobust.robustness.grids import grid_of
 from mmrobust.robustness.sweep import CLEAN, Grid, auilc, auilc_mean, restrict, sweep, sweep_limit
@@ -57,7 +59,7 @@ from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, chos
 from mmrobust.training.folder import to_json
 from mmrobust.training.manifest import exclusive
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "primary_of"]
 
 FORMAT = 1
 
@@ -133,6 +135,7 @@ def evaluate(
         raise DataError(f"the data has no labelled split '{settings.split}'{nearest(settings.split, labelled)}")
     split = restrict(split, built.context.modalities)
     grid, parts = grid_of(built)
+    primary_of(built)  # what is wrong there is said before anything is computed
     device = choose_device(built.recipe)
 
     predictions: dict[int, dict[str, Tensor]] = {}
@@ -186,6 +189,22 @@ def _measures(built: Built) -> list[str]:
         raise RecipeError(Problem(str(error), built.recipe.where("evaluate", "metrics"))) from error
 
 
+def primary_of(built: Built) -> str:
+    """The one measure that conclusions rest on.
+
+    Raises:
+        RecipeError: `evaluate.primary` is not among the measures of the evaluation.
+    """
+    wanted, names = built.recipe.evaluate.primary, _measures(built)
+    if wanted == "auto":
+        own = primary(built.context.task)
+        return own if own in names else names[0]
+    if wanted not in names:
+        what = f"evaluate.primary: '{wanted}' is not among the measures of this evaluation{nearest(wanted, names)}"
+        raise RecipeError(Problem(what, built.recipe.where("evaluate", "primary")))
+    return wanted
+
+
 def _summarise(
     built: Built,
     grid: Grid,
@@ -236,7 +255,8 @@ def _summarise(
         },
         "task": {"kind": task.kind, "outputs": task.outputs, "measures": task.measures, "names": list(task.names)},
         "measures": list(names),
-        "primary": primary(task),
+        "primary": primary_of(built),
+        **background(built, label, names),
         "seeds": seeds,
         "predictions": {},
         "checkpoints": [{"seed": seed, **best[seed]} for seed in seeds],

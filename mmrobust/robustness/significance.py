@@ -16,7 +16,6 @@ with three seeds or more; with two it is 2 to 9 %, most where one run scatters t
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrobust.contracts.randomness import generator
-from mmrobust.robustness.distributions import normal_tail, quantile, two_sided
+from mmrobust.robustness.distributions import quantile, two_sided
 
 __all__ = ["Difference", "holm", "interval", "paired", "seeds_needed"]
 
@@ -127,36 +125,26 @@ def seeds_needed(found: Difference, power: float = 0.8, alpha: float = 0.05) -> 
     return high
 
 
-def interval(values: Sequence[float], resamples: int = 10_000) -> tuple[float, float] | None:
-    """A 95 % bootstrap interval of the mean over the seeds.
-
-    All resamples are counted for up to six seeds, and drawn for more. Its ends are percentiles, moved outwards so that
-    a normal sample's interval is as wide as Student's (Hesterberg, 2015, "expanded percentile"); up to four seeds allow
-    no more than their range, which holds the true mean less often than 95 %.
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Student's t interval of the mean over seeds or folds: mean -/+ t * s / sqrt(n), n - 1 degrees of freedom.
 
     Args:
-        values: One score of each seed.
-        resamples: How many are drawn for more than six seeds.
+        values: One score of each seed or fold, `n`.
+        level: How often the interval holds the true mean, where the scores are normal.
 
     Returns:
-        Its ends; None for a single seed, or where a value is undefined.
+        Its ends; None for a single score, or where a score is undefined.
     """
     n = len(values)
     if n < 2 or not all(math.isfinite(value) for value in values):
         return None
     x = torch.tensor(values, dtype=torch.float64)
-    if n <= 6:
-        index = torch.tensor(list(itertools.product(range(n), repeat=n)))
-    else:
-        index = torch.randint(n, (resamples, n), generator=generator(0, "seeds"))
-    means = x[index].mean(-1).sort().values
-    tail = normal_tail(math.sqrt(n / (n - 1)) * quantile(0.025, n - 1))
-    place = min(math.floor(tail * len(means)), (len(means) - 1) // 2)
-    return means[place].item(), means[len(means) - 1 - place].item()
+    mean, reach = x.mean().item(), quantile((1 - level) / 2, n - 1) * x.std().item() / math.sqrt(n)
+    return mean - reach, mean + reach
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Corrects p-values for being many (Holm, 1979); NaN stays NaN and does not count."""
+    """Corrects p-values for their number (Holm, 1979); NaN stays NaN and does not count."""
     order = sorted((value, i) for i, value in enumerate(p) if value == value)
     corrected, largest = list(p), 0.0
     for rank, (value, i) in enumerate(order):

@@ -51,7 +51,7 @@ def run_cells(study: Study, jobs: int, threads: int, lock: int | None, quiet: bo
     """
     cells = _Cells(study, threads, lock)
     with (
-        Meter(study.told["name"], cells.total, quiet=quiet) as meter,
+        Meter(study.record["name"], cells.total, quiet=quiet) as meter,
         interruptible(meter.say) as interrupt,
         Supervisor() as supervisor,
     ):
@@ -93,7 +93,7 @@ class _Cells:
 
     def __init__(self, study: Study, threads: int, lock: int | None) -> None:
         self.study, self.threads, self.lock = study, threads, lock
-        self.variants: dict[str, dict[str, Any]] = study.told["variants"]
+        self.variants: dict[str, dict[str, Any]] = study.record["variants"]
         self.waiting: deque[str] = deque()
         self.rescued: dict[str, str] = {}
         for name, variant in self.variants.items():
@@ -101,7 +101,7 @@ class _Cells:
             variant.update(state="finished" if complete else "waiting", error=None, missing=[])
             if not complete:
                 self.waiting.append(name)
-        study.told.update(tables=[], ranks={})
+        study.record.update(tables=[], ranks={})
         study.save()
         self.progress = {name: _Progress(study.run(name)) for name in self.variants}
 

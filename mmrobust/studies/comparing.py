@@ -15,14 +15,15 @@ from mmrobust import files
 from mmrobust.measures import describe
 from mmrobust.recipe import Cited
 from mmrobust.reports import report, report_study
-from mmrobust.reports.study import table_name
+from mmrobust.reports.study_tables import table_name
 from mmrobust.robustness.evaluation import summary
 from mmrobust.robustness.multibench import effective_robustness, normalized, relative_robustness
 from mmrobust.robustness.ranks import friedman
-from mmrobust.robustness.resampling import Predicted, permute, predicted, resample
-from mmrobust.robustness.significance import Difference, holm, interval, paired, seeds_needed
+from mmrobust.robustness.resampling import Predicted, predicted
+from mmrobust.robustness.significance import interval
 from mmrobust.robustness.sweep import CLEAN
 from mmrobust.studies.cells import evaluation
+from mmrobust.studies.differences import Rows, compare_with_reference, correct, mark_at_chance, mark_best
 from mmrobust.studies.folder import Study
 from mmrobust.studies.paper import AREAS, figures_of
 from mmrobust.training import Checkpoints, Meter, RunFolder
@@ -30,8 +31,8 @@ from mmrobust.training import Checkpoints, Meter, RunFolder
 __all__ = ["conclude"]
 
 _COLUMNS = (
-    *("mean", "std", "n", "interval_low", "interval_high", "limit", "difference", "low", "high", "p", "p_holm"),
-    *("significant", "p_permutation", "seeds_needed", "relative", "relative_normalized"),
+    *("mean", "std", "n", "interval_low", "interval_high", "limit", "at_chance", "best", "difference", "low", "high"),
+    *("p", "p_holm", "significant", "exploratory", "p_permutation", "seeds_needed", "relative", "relative_normalized"),
     *("effective", "effective_std", "effective_normalized", "paper", "paper_dataset", "paper_table", "paper_row"),
 )
 _COMPARED = (  # unknown until a variant is compared with the reference
@@ -39,45 +40,53 @@ _COMPARED = (  # unknown until a variant is compared with the reference
     *("relative", "relative_normalized", "effective", "effective_std", "effective_normalized"),
 )
 
-Rows = dict[str, dict[str, dict[str, Any]]]
 
-
-def conclude(made: Study, quiet: bool, anew: bool = False) -> None:
-    """Makes the tables and the report, of what is finished.
+def conclude(study: Study, quiet: bool, anew: bool = False) -> None:
+    """Makes the tables and the report of a study, of the variants that are finished.
 
     Args:
-        made: The study.
+        study: The study.
         quiet: Show no progress.
         anew: Make the variants' own pages again too.
 
     Raises:
         WriteError: The disk is full, or the like.
     """
-    variants = made.told["variants"]
-    evaluations = {name: told for name in variants if (told := evaluation(made.run(name))) is not None}
-    for name, told in evaluations.items():
-        run = made.run(name)
+    variants = study.record["variants"]
+    evaluations = {name: one for name in variants if (one := evaluation(study.run(name))) is not None}
+    for name, one in evaluations.items():
+        run = study.run(name)
         wanted = run.load_recipe().train.seeds
+        size = one.get("model") or {}
         variants[name].update(
             state="finished",
-            missing=[seed for seed in wanted if seed not in told["seeds"]],
-            parameters=_parameters(run, told) or variants[name]["parameters"],
+            missing=[seed for seed in wanted if seed not in one["seeds"]],
+            parameters=size.get("parameters") or _parameters(run, one) or variants[name]["parameters"],
+            macs=size.get("macs"),
         )
         if anew or not run.report.is_file():
             report(run)
     if evaluations:
-        made.told["tables"] = _tables(made, evaluations, quiet)
-        made.told["ranks"] = _ranks(made, evaluations)
-    made.save()
+        study.record["primary"] = _primary(study, evaluations)
+        study.record["tables"] = _tables(study, evaluations, quiet)
+        study.record["compared"] = correct(study.record["tables"], study.record["primary"])
+        study.record["ranks"] = _ranks(study, evaluations)
+    study.save()
     if evaluations:
-        _write_tables(made)
-        report_study(made.path)
+        _write_tables(study)
+        report_study(study.path)
 
 
-def _parameters(run: RunFolder, told: dict[str, Any]) -> int | None:
-    """Numbers in the first seed's best checkpoint, without reading them."""
+def _primary(study: Study, evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """The primary measure of the study: that of the reference, or of the first variant that is finished."""
+    first = evaluations.get(study.record["reference"]) or next(iter(evaluations.values()))
+    return first["primary"] if first["primary"] in first["measures"] else first["measures"][0]
+
+
+def _parameters(run: RunFolder, one: Mapping[str, Any]) -> int | None:
+    """Numbers in the first seed's best checkpoint, without reading them; for an evaluation that does not say it."""
     try:
-        first = told["checkpoints"][0]
+        first = one["checkpoints"][0]
         path = Checkpoints(run.seed(first["seed"])).path(first["epoch"]) / "model.safetensors"
         with safetensors.safe_open(path, framework="pt") as file:
             return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
@@ -85,52 +94,70 @@ def _parameters(run: RunFolder, told: dict[str, Any]) -> int | None:
         return None
 
 
-def _tables(made: Study, evaluations: Mapping[str, Mapping[str, Any]], quiet: bool) -> list[dict[str, Any]]:
-    reference = made.told["reference"]
+def _tables(study: Study, evaluations: Mapping[str, Mapping[str, Any]], quiet: bool) -> list[dict[str, Any]]:
+    """One table of the clean scores, and one of the areas under each noise."""
+    reference = study.record["reference"]
     measures = next(iter(evaluations.values()))["measures"]
     known: dict[str, Predicted] = {}
     if reference in evaluations and len(evaluations) > 1:
-        for name, told in evaluations.items():
-            if all(measure in told["measures"] for measure in measures):
-                known[name] = predicted(made.run(name))
-    noises = list(dict.fromkeys(noise for told in evaluations.values() for noise in told["noises"]))
-    tables = []
+        for name, one in evaluations.items():
+            if all(measure in one["measures"] for measure in measures):
+                known[name] = predicted(study.run(name))
+    noises = list(dict.fromkeys(noise for one in evaluations.values() for noise in one["noises"]))
+    tables: list[dict[str, Any]] = []
     with Meter("compare", (1 + len(noises)) * len(evaluations), quiet=quiet) as meter:
         for where in (CLEAN, *noises):
-            rows: Rows = {name: _row(told, where, measures) for name, told in evaluations.items()}
+            rows: Rows = {name: _row(one, where, measures) for name, one in evaluations.items()}
             notes = []
+            if where == CLEAN:
+                mark_at_chance(rows, known, evaluations)
             if reference in known:
                 others, notes = _comparable(where, reference, rows, known)
                 if others:
-                    _test(where, reference, others, rows, known, meter)
-                if others and where != CLEAN:
-                    _multibench(where, [reference, *others], rows, evaluations)
+                    names = [reference, *others]
+                    samples = compare_with_reference(where, names, rows, known, meter)
+                    mark_best(rows, samples, known[reference].size)
+                    if where != CLEAN:
+                        _multibench(where, _above_chance(names, tables[0]["rows"]), rows, evaluations)
             elif reference not in evaluations:
                 notes.append(f"The reference, {reference}, is not finished, so nothing is compared with it.")
-            _cite(made, evaluations, where, rows, first=noises[:1] == [where])
-            count = sum(score["p"] is not None for row in rows.values() for score in row.values())
-            tables.append({"where": where, "compared": count, "notes": notes, "rows": rows})
+            _cite(study, evaluations, where, rows, first=noises[:1] == [where])
+            tables.append({"where": where, "notes": notes, "rows": rows})
     return tables
 
 
-def _row(told: Mapping[str, Any], where: str, measures: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A variant's own figures."""
+def _above_chance(names: Sequence[str], clean: Rows) -> dict[str, list[str]]:
+    """The variants of which effective robustness means something, for each measure; none without the reference.
+
+    A model at chance has nothing to lose, so its curve stays above every other one.
+    """
+    above = lambda name, measure: not clean[name].get(measure, {}).get("at_chance")
+    return {
+        measure: [name for name in names if above(name, measure)] if above(names[0], measure) else []
+        for measure in clean[names[0]]
+    }
+
+
+def _row(one: Mapping[str, Any], where: str, measures: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A variant's own scores in one table."""
     if where == CLEAN:
-        found, limit = told["clean"], told["limit"] or {}
+        scores, limit = one["clean"], one["limit"] or {}
     else:
-        noise = told["noises"].get(where) or {}
-        found, limit = noise.get("auilc") or {}, (noise.get("limit") or {}).get("auilc", {})
+        noise = one["noises"].get(where) or {}
+        scores, limit = noise.get("auilc") or {}, (noise.get("limit") or {}).get("auilc", {})
     return {
         m: {
-            **{key: found[m][key] for key in ("mean", "std", "n")},
-            "interval": interval([math.nan if x is None else x for x in found[m]["each"]]),
+            **{key: scores[m][key] for key in ("mean", "std", "n")},
+            "interval": interval([math.nan if x is None else x for x in scores[m]["each"]]),
             "limit": limit.get(m),
             "paper": None,
             **dict.fromkeys(_COMPARED),
+            "at_chance": None,
+            "best": False,
             "significant": False,
         }
         for m in measures
-        if m in found
+        if m in scores
     }
 
 
@@ -151,66 +178,49 @@ def _comparable(where: str, reference: str, rows: Rows, known: Mapping[str, Pred
     return others, notes
 
 
-def _test(
-    where: str, reference: str, others: Sequence[str], rows: Rows, known: Mapping[str, Predicted], meter: Meter
+def _multibench(
+    where: str, names: Mapping[str, Sequence[str]], rows: Rows, evaluations: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Fills in the differences of one table, and whether they are more than luck."""
-    first, measures = known[reference], list(rows[reference])
-    tested: list[tuple[dict[str, Any], Difference]] = []
-    whole = resample(first, where, measures)
-    meter.update(meter.done + 1, label=f"compare {reference}")
-    for name in others:
-        meter.update(meter.done, label=f"compare {name}")
-        again, exchanged = resample(known[name], where, measures), permute(first, known[name], where, measures)
-        for measure in measures:
-            score = rows[name][measure]
-            score["p_permutation"] = exchanged[measure]
-            tested.append((score, paired(whole[measure], again[measure], first.size)))
-        meter.update(meter.done + 1)
-    corrected = holm([math.nan if one.p is None else one.p for _, one in tested])
-    for (score, one), p in zip(tested, corrected, strict=True):
-        score.update(
-            difference=one.value, low=one.low, high=one.high, p=one.p, p_holm=None if one.p is None else p,
-            significant=one.p is not None and p < 0.05, seeds_needed=seeds_needed(one),
-        )  # fmt: skip
-
-
-def _multibench(where: str, names: Sequence[str], rows: Rows, evaluations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Fills in MultiBench's robustness under one noise; the baseline is the first of the names, the reference.
+    """Fills in MultiBench's robustness under one noise.
 
     Nothing is filled in where the rates leave the clean data out: both measures are about what is lost from there.
+
+    Args:
+        where: The noise.
+        names: For each measure the variants, the baseline first: the reference.
+        rows: The table.
+        evaluations: Of each variant.
     """
-    rates = evaluations[names[0]]["rates"]
-    if rates[0] != 0 or len(rates) < 2:
-        return
-    for measure in rows[names[0]]:
-        curves = [_curves(evaluations[name], where, measure) for name in names]
+    for measure, some in names.items():
+        if not some or (rates := evaluations[some[0]]["rates"])[0] != 0 or len(rates) < 2:
+            continue
+        curves = [_curves(evaluations[name], where, measure) for name in some]
         areas = torch.stack([relative_robustness(rates, curve).mean() for curve in curves])
         mean, higher = curves[0].mean(0), describe(measure).better == "higher"
         # Of the mean curve, not the mean of each seed's: the same number, and the reference's is 0 to the last digit.
         above = torch.stack([effective_robustness(rates, curve.mean(0), mean) for curve in curves])
         spread = [summary(effective_robustness(rates, curve, mean))["std"] for curve in curves]
-        found = (areas, normalized(areas, higher=higher), above, normalized(above, higher=higher))
-        for name, std, *values in zip(names, spread, *(value.tolist() for value in found), strict=True):
+        values = (areas, normalized(areas, higher=higher), above, normalized(above, higher=higher))
+        for name, std, *four in zip(some, spread, *(value.tolist() for value in values), strict=True):
             keys = ("relative", "relative_normalized", "effective", "effective_normalized")
-            rows[name][measure].update(effective_std=std, **dict(zip(keys, values, strict=True)))
+            rows[name][measure].update(effective_std=std, **dict(zip(keys, four, strict=True)))
 
 
-def _curves(told: Mapping[str, Any], where: str, measure: str) -> torch.Tensor:
+def _curves(one: Mapping[str, Any], where: str, measure: str) -> torch.Tensor:
     """A variant's curve under one noise, the mean over the draws: `s r`, float64; NaN where a score is undefined."""
     known = lambda draws: torch.tensor([math.nan if x is None else x for x in draws], dtype=torch.float64)
-    each = told["noises"][where]["at"][measure]["each"]
+    each = one["noises"][where]["at"][measure]["each"]
     return torch.stack([torch.stack([known(draws).mean() for draws in seed]) for seed in each])
 
 
-def _cite(made: Study, evaluations: Mapping[str, Mapping[str, Any]], where: str, rows: Rows, first: bool) -> None:
+def _cite(study: Study, evaluations: Mapping[str, Mapping[str, Any]], where: str, rows: Rows, first: bool) -> None:
     """Puts the paper's figures beside ours: clean scores, or areas beside those under the first noise.
 
     An area stands there only if ours is over the paper's rates, 0 to 1. Where two tables have a figure for a cell, it
     is the first one's.
     """
-    for told in made.told.get("paper") or ():
-        cited = Cited(**told)
+    for section in study.record.get("paper") or ():
+        cited = Cited(**section)
         if (where == CLEAN) == (cited.table in AREAS) or (where != CLEAN and not first):
             continue
         for name, row in rows.items():
@@ -224,44 +234,45 @@ def _cite(made: Study, evaluations: Mapping[str, Mapping[str, Any]], where: str,
                     }  # fmt: skip
 
 
-def _ranks(made: Study, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _ranks(study: Study, evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Mean ranks of the variants over the noises that all of them met, for each measure."""
-    tables = [t["rows"] for t in made.told["tables"] if t["where"] != CLEAN and all(t["rows"].values())]
-    noises = [t["where"] for t in made.told["tables"] if t["where"] != CLEAN and all(t["rows"].values())]
-    if len(noises) < 2 or len(evaluations) < 2:
+    reference = study.record["reference"]
+    tables = [t for t in study.record["tables"] if t["where"] != CLEAN and all(t["rows"].values())]
+    if len(tables) < 2 or len(evaluations) < 2 or reference not in evaluations:
         return {}
     ranks = {}
-    for measure in tables[0][made.told["reference"]] if made.told["reference"] in evaluations else ():
+    for measure in tables[0]["rows"][reference]:
         scores = torch.tensor(
-            [[row.get(measure, {}).get("mean", math.nan) for row in rows.values()] for rows in tables]
+            [[row.get(measure, {}).get("mean", math.nan) for row in table["rows"].values()] for table in tables]
         )
         if scores.isfinite().all():
-            found = friedman(scores, higher=describe(measure).better == "higher")
+            result = friedman(scores, higher=describe(measure).better == "higher")
             ranks[measure] = {
-                "over": noises,
-                "mean": dict(zip(evaluations, found.mean, strict=True)),
-                "p": found.p,
-                "critical_difference": found.critical,
+                "over": [table["where"] for table in tables],
+                "mean": dict(zip(evaluations, result.mean, strict=True)),
+                "p": result.p,
+                "critical_difference": result.critical,
             }
     return ranks
 
 
-def _write_tables(made: Study) -> None:
+def _write_tables(study: Study) -> None:
     """The tables as CSV, one line for each variant and measure."""
-    folder = made.path / "tables"
+    folder = study.path / "tables"
     with files.explained(folder):
         folder.mkdir(exist_ok=True)
-    for table in made.told["tables"]:
+    for table in study.record["tables"]:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["variant", "parameters", "measure", *_COLUMNS])
+        writer.writerow(["variant", "parameters", "macs", "measure", *_COLUMNS])
         for name, row in table["rows"].items():
-            size = made.told["variants"][name]["parameters"]
+            size = [study.record["variants"][name].get(key) for key in ("parameters", "macs")]
             for measure, score in row.items():
                 low, high = score["interval"] or (None, None)
                 paper = {f"paper_{key}": value for key, value in (score["paper"] or {}).items()}
-                line = {**score, "interval_low": low, "interval_high": high, **paper, "paper": paper.get("paper_value")}
-                writer.writerow([name, size, measure, *(_plain(line.get(key)) for key in _COLUMNS)])
+                line = {**score, "interval_low": low, "interval_high": high, **paper, "paper": paper.get("paper_value"),
+                        "exploratory": measure != study.record["primary"]}  # fmt: skip
+                writer.writerow([name, *map(_plain, size), measure, *(_plain(line.get(key)) for key in _COLUMNS)])
         files.write_atomic(folder / f"{table_name(table['where'])}.csv", text.getvalue())
 
 

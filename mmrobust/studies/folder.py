@@ -3,37 +3,43 @@
 `study.json` holds:
 
     format        1
-    mmrobust      version that made it
+    mmrobust      version that wrote it
     name, summary
     command       what was typed
     reference     the variant that the others are compared with: the first
+    primary       the one measure that conclusions rest on; null before the first comparison
+    foresight     what difference the seeds can show (see `mmrobust.studies.foresight`)
     seeds         that all variants should have, where they agree, or null
     paper         [{table, dataset, rows: {variant: row}}], as in the recipe
     variants      {name: {
+        label       what tables and figures call it, or null for its name
         changes     what the recipe says of it
         state       waiting | running | finished | failed | interrupted
         error       last lines of what went wrong, or null
         missing     seeds that were not trained to their end
-        parameters  numbers that the model holds (weights and buffers), or null
+        parameters  numbers that the model learns, or null
+        macs        multiplications and additions of one sample's forward pass, or null
     }}
+    compared      how many differences of the primary measure were corrected together (Holm, 1979), in all tables
     tables        [{                                        empty before the end
         where       "clean", or the name of a noise, of which the AUILC is given
-        compared    how many differences were tested together (Holm, 1979)
         notes       why some could not be compared
         rows        {variant: {measure: {
             mean, std, n    over the seeds
-            interval        [low, high], 95 % bootstrap interval of the mean over the seeds, or null
-            limit           of what can be known at all, where the data knows it, or null
+            interval        [low, high], Student's 95 % interval of the mean over the seeds, or null
+            limit           of the best possible prediction, where the data knows it, or null
             paper           {value, dataset, table, row} of the NORM-TR paper, or null
+            at_chance       clean scores only: whether it is not better than the constant prediction; null if unknown
+            best            whether it is the best of the table, or cannot be told from the best (all pairs, Holm)
             difference      variant - reference over the seeds that both have
             low, high       ends of its 95 % interval
             p               of `mmrobust.robustness.significance`: other samples and other seeds
-            p_holm          the same after Holm's correction over the table
-            significant     whether that is under 0.05
+            p_holm          the same after Holm's correction; null for all but the primary measure
+            significant     whether that is under 0.05; never of an exploratory measure
             p_permutation   of exchanged predictions: other samples, these trained models
             seeds_needed    how many would tell the two apart, four times in five; null for more than 1000
             relative        MultiBench's relative robustness, the area from rate 0 on; this and what follows are null
-                            for clean scores, without rate 0, and where nothing can be compared with the reference
+                            for clean scores, without rate 0, for models at chance, and where nothing can be compared
             effective       MultiBench's effective robustness, the reference for its baseline: how far the curve,
                             begun at the reference's clean score, runs above the reference's, summed over the rates
             effective_std   over the seeds, the reference's mean curve held fixed
@@ -45,7 +51,7 @@
         over        noises
         mean        {variant: mean rank of its AUILC, 1 for the best}
         p           Friedman's test: whether the ranks differ at all
-        critical_difference     how far two mean ranks lie apart that are told from luck (Nemenyi, 5 %)
+        critical_difference     how far two mean ranks have to lie apart to differ by more than luck (Nemenyi, 5 %)
     }}
 
 Undefined values are null.
@@ -70,8 +76,7 @@ import mmrobust
 from mmrobust import files
 from mmrobust import recipe as recipes
 from mmrobust.errors import CellsFailedError, MmrobustError, UsageError, nearest
-from mmrobust.measures import describe
-from mmrobust.robustness.sweep import CLEAN
+from mmrobust.studies.text import tables_text
 from mmrobust.training import RunFolder
 from mmrobust.training.folder import to_json
 from mmrobust.training.processes import share
@@ -96,11 +101,11 @@ class Study:
 
     Attributes:
         path: Its folder.
-        told: What stands in `study.json`.
+        record: What stands in `study.json`.
     """
 
     path: Path
-    told: dict[str, Any]
+    record: dict[str, Any]
 
     file = property(lambda self: self.path / "study.json")
     report = property(lambda self: self.path / "report.html")
@@ -113,11 +118,11 @@ class Study:
     def failed(self) -> dict[str, str]:
         """What each failed cell said, by its name."""
         cells = {}
-        for name, found in self.told["variants"].items():
-            if found["state"] == "failed":
-                cells[name] = found["error"] or "it left no word"
-            elif found["missing"]:
-                cells[f"{name}, seed {', '.join(map(str, found['missing']))}"] = found["error"] or "not trained"
+        for name, variant in self.record["variants"].items():
+            if variant["state"] == "failed":
+                cells[name] = variant["error"] or "it left no message"
+            elif variant["missing"]:
+                cells[f"{name}, seed {', '.join(map(str, variant['missing']))}"] = variant["error"] or "not trained"
         return cells
 
     def check(self) -> Study:
@@ -128,8 +133,8 @@ class Study:
         """
         if not self.failed:
             return self
-        lines = [f"{len(self.failed)} of {len(self.told['variants'])} variants failed"]
-        if len(self.failed) < len(self.told["variants"]):
+        lines = [f"{len(self.failed)} of {len(self.record['variants'])} variants failed"]
+        if len(self.failed) < len(self.record["variants"]):
             lines[0] += f"; the others are in {self.report}"
         for name, error in self.failed.items():
             lines += [f"  {name}:", *(f"    {line}" for line in error.splitlines())]
@@ -143,56 +148,27 @@ class Study:
 
     def save(self) -> None:
         """Writes `study.json`."""
-        files.write_atomic(self.file, to_json(self.told, indent=1) + "\n")
+        files.write_atomic(self.file, to_json(self.record, indent=1) + "\n")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {"study": str(self.path), "report": str(self.report), **self.told}
+        return {"study": str(self.path), "report": str(self.report), **self.record}
 
     def __str__(self) -> str:
-        lines = [f"study: {self.path}"]
-        for table in self.told["tables"]:
-            names = list(next(iter(table["rows"].values()), {}))[:4]
-            head = ["clean" if table["where"] == CLEAN else f"AUILC {table['where']}"]
-            rows = [[variant] for variant in table["rows"]]
-            for name in names:
-                scores = [row.get(name) for row in table["rows"].values()]
-                head.append(describe(name).title)
-                for row, score in zip(rows, scores, strict=True):
-                    row.append(_cell(name, score))
-                if cited := [score["paper"] for score in scores if score and score.get("paper")]:
-                    head.append(f"(paper, {', '.join(dict.fromkeys(one['dataset'] for one in cited))})")
-                    for row, score in zip(rows, scores, strict=True):
-                        row.append(_cited(name, score))
-            widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-            lines += ["", *("  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows))]
-        if self.told["tables"]:
-            lines += ["", f"* differs from {self.told['reference']}, Holm's correction over the table, p < 0.05"]
-        return "\n".join([*lines, f"report: {self.report}"])
+        return "\n".join([f"study: {self.path}", *tables_text(self.record), f"report: {self.report}"])
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-def _cell(name: str, score: dict[str, Any] | None) -> str:
-    if score is None:
-        return "-"
-    show = describe(name).show
-    spread = "" if score["std"] is None else f" ± {show(score['std'])}"
-    return f"{show(score['mean'])}{spread}{' *' if score['significant'] else ''}"
-
-
-def _cited(name: str, score: dict[str, Any] | None) -> str:
-    return f"({describe(name).show(score['paper']['value'])})" if score and score.get("paper") else ""
-
-
-def create(recipe: Recipe, runs: str | os.PathLike[str], threads: int) -> Study:
+def create(recipe: Recipe, runs: str | os.PathLike[str], threads: int, foresight: dict[str, Any]) -> Study:
     """Makes the folder of a study with that of every variant; it appears whole or not at all.
 
     Args:
         recipe: With its variants.
         runs: The folder of all runs.
         threads: Of each variant's process.
+        foresight: What difference the study can show (see `mmrobust.studies.foresight`).
 
     Raises:
         WriteError: It cannot be made.
@@ -201,25 +177,30 @@ def create(recipe: Recipe, runs: str | os.PathLike[str], threads: int) -> Study:
     path = Path(runs) / recipe.name / started
     variants = {name: recipe.variant(name) for name in recipe.variants}
     seeds = {tuple(variant.train.seeds) for variant in variants.values()}
-    told: dict[str, Any] = {
+    record: dict[str, Any] = {
         "format": FORMAT,
         "mmrobust": mmrobust.__version__,
         "name": recipe.name,
         "summary": recipe.summary,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "reference": recipe.variants[0],
+        "primary": None,
+        "foresight": foresight,
         "seeds": list(seeds.pop()) if len(seeds) == 1 else None,
         "variants": {
             name: {
+                "label": recipe.labels.get(name),
                 "changes": recipe.changes(name),
                 "state": "waiting",
                 "error": None,
                 "missing": [],
                 "parameters": None,
+                "macs": None,
             }
             for name in variants
         },
         "paper": [asdict(cited) for cited in recipe.paper],
+        "compared": 0,
         "tables": [],
         "ranks": {},
     }
@@ -233,8 +214,8 @@ def create(recipe: Recipe, runs: str | os.PathLike[str], threads: int) -> Study:
             whole = replace(variant, name=own, summary=summary, resolved=resolved)
             each = share(len(whole.train.seeds), threads)[1]  # its process divides what it has among its seeds
             RunFolder.create(whole, out=part / "variants" / name, threads=each)
-        (part / "study.json").write_text(to_json(told, indent=1) + "\n", encoding="utf-8")
-    return Study(path, told)
+        (part / "study.json").write_text(to_json(record, indent=1) + "\n", encoding="utf-8")
+    return Study(path, record)
 
 
 def is_study(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs") -> bool:
@@ -260,25 +241,25 @@ def open_study(ref: str | os.PathLike[str], runs: str | os.PathLike[str]) -> Stu
         MmrobustError: Its `study.json` is damaged, or of another version.
     """
     for folder in (Path(ref), Path(runs) / Path(ref)):
-        found = [folder] if (folder / "study.json").is_file() else [p.parent for p in folder.glob("*/study.json")]
-        found = [p for p in found if not p.name.startswith(".")]
-        if found:
-            path = max(found, key=lambda p: p.name)
+        paths = [folder] if (folder / "study.json").is_file() else [p.parent for p in folder.glob("*/study.json")]
+        paths = [p for p in paths if not p.name.startswith(".")]
+        if paths:
+            path = max(paths, key=lambda p: p.name)
             break
     else:
         there = Path(runs)
         names = {p.parents[1].name for p in there.glob("*/*/study.json")} if there.is_dir() else set()
         raise UsageError(f"there is no study '{os.fspath(ref)}'{nearest(str(ref), names) or f' in {there}'}")
     try:
-        told = json.loads((path / "study.json").read_text(encoding="utf-8"))
-        if told["format"] != FORMAT:
-            raise MmrobustError(f"{path / 'study.json'} has format {told['format']}; this version reads {FORMAT}")
-        if told["reference"] not in told["variants"] or not all(
-            recipes.misnamed(name) is None and {"state", "error", "missing", "parameters"} <= found.keys()
-            for name, found in told["variants"].items()
+        record = json.loads((path / "study.json").read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise MmrobustError(f"{path / 'study.json'} has format {record['format']}; this version reads {FORMAT}")
+        if record["reference"] not in record["variants"] or not all(
+            recipes.misnamed(name) is None and {"state", "error", "missing", "parameters"} <= variant.keys()
+            for name, variant in record["variants"].items()
         ):
             raise ValueError
-        return Study(path, told)
+        return Study(path, record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MmrobustError(f"{path / 'study.json'} is damaged; start the study anew") from error
 
@@ -289,7 +270,7 @@ def locked(path: Path, quiet: bool) -> Iterator[int | None]:
 
     Args:
         path: The study's folder.
-        quiet: Do not tell that another is waited for.
+        quiet: Do not say that another process is waited for.
 
     Yields:
         The lock, for children to hold too; None where there are no locks.

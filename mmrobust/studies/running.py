@@ -1,21 +1,26 @@
-"""A study from beginning to end: made, run, compared, reported; and rendered anew from what it left."""
+"""A study from beginning to end: created, run, compared, reported; and rendered anew from what it left."""
 
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmrobust.errors import InterruptedRun, RecipeError, UsageError, WriteError
 from mmrobust.studies.cells import run_cells, threads_of
 from mmrobust.studies.comparing import conclude
 from mmrobust.studies.folder import Study, create, locked, open_study
+from mmrobust.studies.foresight import foresee, foresight_text
 from mmrobust.studies.paper import check_cited
 from mmrobust.training import Job, RunFolder, takes
 
 if TYPE_CHECKING:
     from mmrobust.recipe import Recipe
 
-__all__ = ["render", "run_study", "study"]
+__all__ = ["loaded_study", "render", "run_study", "study"]
+
+SEEDS = 5  # of each variant, where neither the study nor its caller says how many
 
 
 @takes(Job)
@@ -23,7 +28,7 @@ def study(job: Job) -> Study:
     """Trains, evaluates and reports every variant of a recipe, some at a time, and compares them in one report.
 
     Each variant runs in a process of its own, which knows installed plugins and those that the recipe names, but
-    nothing that was registered in this session only. Overrides are made before the variants' own.
+    nothing that was registered in this session only. Overrides are current before the variants' own.
 
     Raises:
         RecipeError: The recipe is wrong, or has no variants.
@@ -44,22 +49,25 @@ def run_study(job: Job) -> Study:
     if job.resume is not None:
         if job.recipe is not None or job.overrides or job.seeds is not None:
             raise UsageError("a resumed study has its recipe and seeds already: give --resume STUDY alone")
-        made = open_study(job.resume.path if isinstance(job.resume, RunFolder) else job.resume, job.runs)
-        jobs = min(jobs or cores, len(made.told["variants"]))
+        current = open_study(job.resume.path if isinstance(job.resume, RunFolder) else job.resume, job.runs)
+        jobs = min(jobs or cores, len(current.record["variants"]))
     elif job.recipe is None:
         raise UsageError("name a recipe with variants, or a study to go on with: --resume STUDY")
     else:
-        loaded = _load(job)
+        loaded = loaded_study(job)
         check_cited(loaded)
         jobs = min(jobs or cores, len(loaded.variants))
-        made = create(loaded, job.runs, threads_of(cores, jobs))
+        foresight = foresee(loaded, job.runs)
+        if not quiet:
+            print(foresight_text(foresight), file=sys.stderr, flush=True)
+        current = create(loaded, job.runs, threads_of(cores, jobs), foresight)
     try:
-        with locked(made.path, quiet) as lock:
-            run_cells(made, jobs, threads_of(cores, jobs), lock, quiet)
-            _conclude(made, quiet)
+        with locked(current.path, quiet) as lock:
+            run_cells(current, jobs, threads_of(cores, jobs), lock, quiet)
+            _conclude(current, quiet)
     except WriteError as error:
-        raise WriteError(f"{error}\n  what is finished is saved; go on with: {made.go_on}") from error
-    return made
+        raise WriteError(f"{error}\n  what is finished is saved; go on with: {current.go_on}") from error
+    return current
 
 
 def render(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs", *, quiet: bool = False) -> Study:
@@ -74,25 +82,32 @@ def render(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs", *
         UsageError: There is no such study, or none of its variants is finished.
         WriteError: The disk is full, or the like.
     """
-    made = open_study(ref, runs)
-    with locked(made.path, quiet):
-        _conclude(made, quiet, anew=True)
-    if not made.told["tables"]:
-        raise UsageError(f"no variant of {made.path} is finished yet; go on with: {made.go_on}")
-    return made
+    current = open_study(ref, runs)
+    with locked(current.path, quiet):
+        _conclude(current, quiet, anew=True)
+    if not current.record["tables"]:
+        raise UsageError(f"no variant of {current.path} is finished yet; go on with: {current.go_on}")
+    return current
 
 
-def _conclude(made: Study, quiet: bool, anew: bool = False) -> None:
+def _conclude(current: Study, quiet: bool, anew: bool = False) -> None:
     try:
-        conclude(made, quiet, anew=anew)
+        conclude(current, quiet, anew=anew)
     except KeyboardInterrupt as error:
         raise InterruptedRun(
-            f"interrupted in the comparison; what was trained is saved; go on with: {made.go_on}"
+            f"interrupted in the comparison; what was trained is saved; go on with: {current.go_on}"
         ) from error
 
 
-def _load(job: Job) -> Recipe:
+def loaded_study(job: Job) -> Recipe:
+    """The recipe of a job, with variants, and with the seeds of a study.
+
+    Raises:
+        RecipeError: The recipe is wrong, or has no variants.
+    """
     recipe = job.load()
+    if recipe.variants and job.seeds is None and not recipe.own("train", "seeds"):
+        recipe = replace(job, seeds=SEEDS).load()
     if not recipe.variants:
         raise RecipeError(
             f"recipe '{recipe.name}' has no variants, and a study compares variants; add a section 'variants', or "

@@ -283,13 +283,13 @@ def test_figures_follow_the_page() -> None:
         Curve("b", [2, 2, 2], [[2, 2, 2]]),
     ]
     for large in (False, True):
-        svg = inline(against_rate(describe("mae"), [0, 0.5, 1], curves, large=large))
+        svg = inline(against_rate(describe("mae"), [0, 0.5, 1], curves, large=large).svg)
         assert svg.startswith("<svg") and "var(--series-1)" in svg and "var(--series-2)" in svg and "var(--ink)" in svg
         assert not re.search(r"#[0-9a-fA-F]{6}\b", svg.replace("#000000", "")), (
             "a colour that dark mode would not change"
         )
         assert "<text" in svg and ' width="' not in svg.split(">")[0]
-    svg = over_epochs("loss", {k: ([1, 2], [1.0, None]) for k in range(9)}, {0: 1})
+    svg = over_epochs("loss", {k: ([1, 2], [1.0, None]) for k in range(9)}, {0: 1}).svg
     assert "seed" not in svg  # too many for a legend
 
 
@@ -297,21 +297,21 @@ def test_twenty_curves_stay_apart() -> None:
     """The reference and the best have colours, every one is named in the order of the areas."""
     rates = [0, 0.5, 1]
     curves = [(rates, Curve(f"model {i}", [i, i, i], [[i, i, i]])) for i in range(20)]
-    svg = compared(describe("mae"), "x", curves, one_limit=False, large=True, shown={0: 0, 5: 1}, areas=range(20))
+    svg = compared(describe("mae"), "x", curves, one_limit=False, large=True, shown={0: 0, 5: 1}, areas=range(20)).svg
     texts = re.findall(r">([0-9.]+  model \d+)</text>", svg)
     assert texts == [f"{i:.3f}  model {i}" for i in range(20)]
     figure = inline(svg)
     assert figure.count('class="curve-7"') == 3  # the curve, and its line and its name in the legend
     assert "var(--faint)" in figure and "var(--series-2)" in figure and "var(--series-3)" not in figure
-    assert len(re.findall(r">model \d+</text>", multiples(describe("mae"), "x", curves))) == 20
+    assert len(re.findall(r">model \d+</text>", multiples(describe("mae"), "x", curves).svg)) == 20
 
 
 def test_ranks_are_joined_where_they_cannot_be_told_apart() -> None:
     assert cliques([1, 1.5, 3, 3.2, 9], 2) == [(0, 2), (1, 3)]
     assert cliques([1, 4, 8], 1) == [] and cliques([1, 2], 1) == [(0, 1)]
-    svg = inline(ranked({"b": 2.0, "a": 1.25, "<c>": 2.75}, 1.0, "a"))
+    svg = inline(ranked({"b": 2.0, "a": 1.25, "<c>": 2.75}, 1.0, "a").svg)
     assert "critical difference 1.00" in svg and "a  1.25" in svg and "&lt;c&gt;" in svg
-    assert "critical" not in ranked({"a": 1.0, "b": 2.0}, None, "a")
+    assert "critical" not in ranked({"a": 1.0, "b": 2.0}, None, "a").svg
 
 
 def test_damaged_files_are_told(runs: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from mmrobust.errors import MmrobustError
-from mmrobust.measures import describe
+from mmrobust.measures import quoted
 from mmrobust.reports.study import report_study
 from mmrobust.robustness import evaluate
 from mmrobust.training import train
@@ -46,9 +47,7 @@ def made(folder: Path, run: Path, count: int) -> Path:
     base = json.loads((run / "evaluation.json").read_text())
     draw = random.Random(0)
     names = [f"variant_{i:02}" for i in range(count)]
-    tables: list[dict[str, Any]] = [
-        {"where": where, "compared": count, "notes": [], "rows": {}} for where in ("clean", *NOISES)
-    ]
+    tables: list[dict[str, Any]] = [{"where": where, "notes": [], "rows": {}} for where in ("clean", *NOISES)]
     for i, name in enumerate(names):
         told = json.loads(json.dumps(base))
         for measure in told["measures"]:
@@ -59,15 +58,15 @@ def made(folder: Path, run: Path, count: int) -> Path:
             for score, table in zip(scores, tables, strict=True):
                 score["mean"] += by
                 score["each"] = [x + by for x in score["each"]]
-                better = describe(measure).improves(by, 0)
                 table["rows"].setdefault(name, {})[measure] = {
                     "mean": score["mean"], "std": score["std"], "n": 2, "limit": None,
                     "interval": [score["mean"] - 0.01, score["mean"] + 0.01],
                     "paper": {"value": 0.485, "dataset": "MOSI", "table": "6", "row": f"row of {name}"}
                     if measure == "acc7" and table["where"] == "clean" and i % 2 == 0 else None,
                     "difference": by if i else None, "low": by - 0.1 if i else None, "high": by + 0.1 if i else None,
-                    "p": 0.01 if i else None, "p_holm": 0.02 if i else None, "p_permutation": 0.01 if i else None,
-                    "seeds_needed": 7, "significant": bool(i) and abs(by) > 0.1 and better,
+                    "p": 0.01 if i else None, "p_holm": 0.02 if i and measure == "mae" else None,
+                    "p_permutation": 0.01 if i else None, "seeds_needed": 7, "best": i == 1, "at_chance": None,
+                    "significant": bool(i) and measure == "mae" and i % 3 == 1,
                     **dict.fromkeys(MULTIBENCH),
                 }  # fmt: skip
                 if table["where"] != "clean":
@@ -82,11 +81,13 @@ def made(folder: Path, run: Path, count: int) -> Path:
     ranks = {name: 1.0 + i for i, name in enumerate(names)}
     variants = {
         name: {
+            "label": "The <first> one" if i == 0 else None,
             "changes": {"model.fusion": "x"},
             "state": "finished",
             "error": None,
             "missing": [],
             "parameters": 1000 + i,
+            "macs": 5_000_000,
         }
         for i, name in enumerate(names)
     }
@@ -95,7 +96,7 @@ def made(folder: Path, run: Path, count: int) -> Path:
         (folder / "tables" / f"{where}.csv").touch()
     told = {
         "format": 1, "mmrobust": "0", "name": "many", "summary": "s", "command": ["mmrobust"], "seeds": [1, 2],
-        "reference": names[0], "variants": variants, "tables": tables,
+        "reference": names[0], "primary": "mae", "compared": 3 * (count - 1), "variants": variants, "tables": tables,
         "ranks": {"mae": {"over": list(NOISES), "mean": ranks, "p": 0.03, "critical_difference": 2.5}},
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(told))
@@ -135,24 +136,60 @@ def test_what_is_under_way_is_not_called_failed(study: Path, check_alone: Any) -
     assert "broken failed: no memory" in text
 
 
-def test_files_hold_every_number_and_bold_only_what_is_significant(study: Path, read: Any, files_of: Any) -> None:
-    told = json.loads((study / "study.json").read_text())
-    files = files_of(read(report_study(study).read_text()))
-    for name, table in zip(("clean", *(f"auilc-{noise}" for noise in NOISES)), told["tables"], strict=True):
+def test_files_hold_every_number_and_bold_is_the_best_in_page_and_latex_alike(
+    study: Path, read: Any, files_of: Any
+) -> None:
+    record = json.loads((study / "study.json").read_text())
+    text = report_study(study).read_text()
+    files = files_of(read(text))
+    for name, table in zip(("clean", *(f"auilc-{noise}" for noise in NOISES)), record["tables"], strict=True):
         rows = {row["Variant"]: row for row in csv.DictReader(io.StringIO(files[f"{name}.csv"]))}
         for variant, scores in table["rows"].items():
-            found = rows[variant]
-            score = scores["mae"]
-            assert [float(found[key]) for key in ("MAE", "MAE std", "MAE interval low")] == [
+            row, score = rows[variant], scores["mae"]
+            assert [float(row[key]) for key in ("MAE", "MAE std", "MAE interval low")] == [
                 score["mean"], score["std"], score["interval"][0]]  # fmt: skip
-            assert found["MAE p_holm"] == ("" if score["p_holm"] is None else str(score["p_holm"]))
-        bold = sum(score["significant"] for scores in table["rows"].values() for score in scores.values())
-        assert files[f"{name}.tex"].count(r"\mathbf") == bold > 0
+            assert row["MAE p_holm"] == ("" if score["p_holm"] is None else str(score["p_holm"]))
+        sheet = re.search(rf'<table class="sheet wide" id="table-{name}".*?</table>', text, re.DOTALL)[0]
+        tex = files[f"{name}.tex"]
+        columns = len(quoted(record["tables"][0]["rows"]["variant_00"], "mae"))
+        assert tex.count(r"\mathbf") == sheet.count("<b>") == columns  # the best one of each column
+        daggers = sum(scores["mae"]["significant"] for scores in table["rows"].values())
+        assert tex.count(r"^{\dagger}") == sheet.count("<sup") == daggers > 0
+        assert tex.count("exploratory") == columns  # under every other head, and once in the caption
+        assert (study / "tables" / f"{name}.tex").read_text() == tex
         seeds = list(csv.DictReader(io.StringIO(files[f"{name}-seeds.csv"])))
         assert len(seeds) == 6
         for variant, scores in table["rows"].items():
             own = [float(row["MAE"]) for row in seeds if row["Variant"] == variant]
             assert sum(own) / 2 == pytest.approx(scores["mae"]["mean"])
+
+
+def test_the_result_is_said_in_a_sentence_first(study: Path, check_alone: Any) -> None:
+    page = check_alone(report_study(study).read_text())
+    score = json.loads((study / "study.json").read_text())["tables"][0]["rows"]["variant_01"]["mae"]
+    word = "better" if score["difference"] < 0 else "worse"
+    assert f"On clean data, in MAE: variant_01 (by {abs(score['difference']):.3f}, 95 %" in page.text
+    assert f"is {word} than The <first> one; variant_02 (p = .020) cannot be told from it." in page.text
+    assert page.text.index("On clean data") < page.text.index("Begun")
+
+
+def test_labels_stand_for_names_in_tables_and_figures(study: Path, check_alone: Any) -> None:
+    text = report_study(study).read_text()
+    page = check_alone(text)
+    assert "variant_00" not in (study / "figures" / "glance.svg").read_text()
+    assert "The &lt;first&gt; one" in (study / "figures" / "glance.svg").read_text()
+    assert "The <first> one" in page.text and 'href="variants/variant_00/report.html"' in text
+
+
+def test_figures_are_written_as_pdf_for_a_paper(study: Path) -> None:
+    report_study(study)
+    assert not list((study / "figures").glob("*.pdf"))
+    report_study(study, latex=True)
+    drawn = {path.stem for path in (study / "figures").glob("*.svg")}
+    written = {path.stem: path.read_bytes() for path in (study / "figures").glob("*.pdf")}
+    assert set(written) == drawn and all(data.startswith(b"%PDF-") for data in written.values())
+    report_study(study, latex=True)
+    assert written == {path.stem: path.read_bytes() for path in (study / "figures").glob("*.pdf")}
 
 
 def test_multibench_s_measures_have_tables_of_their_own(study: Path, check_alone: Any, files_of: Any) -> None:
@@ -171,8 +208,8 @@ def test_multibench_s_measures_have_tables_of_their_own(study: Path, check_alone
         for variant, scores in table["rows"].items():
             assert float(every[variant]["Acc-7"]) == scores["acc7"]["effective"]
             assert float(every[variant]["Acc-7 relative"]) == scores["acc7"]["relative"]
-        assert "baseline: variant\\_00" in files[f"robustness-{noise}.tex"]
-    assert "Liang et al., 2021" in page.text and "that of variant_00 once both begin" in page.text
+        assert "baseline: The \\textless{}first\\textgreater{} one" in files[f"robustness-{noise}.tex"]
+    assert "Liang et al., 2021" in page.text and "that of The <first> one once both begin" in page.text
     assert "robustness-clean.csv" not in files
 
 
@@ -203,7 +240,7 @@ def test_twenty_variants_are_light_and_readable(run: Path, tmp_path: Path, brows
     path = report_study(folder)
     assert path.stat().st_size < 2_000_000
     page = check_alone(path.read_text())
-    assert "In colour: variant_00 and the 5 others" in page.text and "Mean rank" in page.text
+    assert "In colour: The <first> one and the 5 others" in page.text and "Mean rank" in page.text
     browser.said.clear()
     for width, scheme, media in ((1250, "light", ""), (1250, "dark", ""), (400, "light", ""), (1000, "light", "print")):
         browser.open(path, width=width, scheme=scheme, media=media)

@@ -23,7 +23,7 @@ def evaluations(measure: str, rates: list[float], **variants: Any) -> dict[str, 
 
 def filled(measure: str, rates: list[float], **variants: Any) -> dict[str, dict[str, Any]]:
     rows: dict[str, Any] = {name: {measure: {}} for name in variants}
-    _multibench("drop", list(variants), rows, evaluations(measure, rates, **variants))
+    _multibench("drop", {measure: list(variants)}, rows, evaluations(measure, rates, **variants))
     return {name: row[measure] for name, row in rows.items()}
 
 

@@ -17,6 +17,8 @@ from mmrobust.errors import CellsFailedError, MmrobustError, UsageError
 from mmrobust.model.assemble import build
 from mmrobust.reports.study import report_study
 from mmrobust.studies import Study, is_study, open_study, render, run_study
+from mmrobust.studies.foresight import foresee, foresight_text
+from mmrobust.studies.running import loaded_study
 from mmrobust.training import Job
 
 TINY = [
@@ -52,40 +54,78 @@ def _made(folder: Path) -> Study:
 
 
 def test_a_single_seed_says_that_it_cannot_tell(study: Study) -> None:
-    rows = study.told["tables"][0]["rows"]
+    rows = study.record["tables"][0]["rows"]
     score = rows["second"]["mae"]
     assert score["difference"] is not None and score["p"] is None and not score["significant"]
     page = study.report.read_text()
-    assert "A single seed: how much" in page and "a single seed cannot tell" in page and "<b>" not in page
-    assert str(study).count("first") >= 3 and "*" not in str(study).split("* differs")[0]
+    assert "A single seed: how much" in page and "a single seed cannot show a difference" in page
+    assert "<b>" not in page and "<sup" not in page and " better" not in page.split("called better")[0]
+    assert "On clean data, nothing can be said of MAE: a single seed does not show how far seeds lie apart." in page
+    assert str(study).count("first") >= 3 and not {"*", "†"} & set(str(study).split("* the best")[0])
 
 
 def test_what_met_another_noise_is_not_compared(study: Study) -> None:
-    clean, noisy, _ = study.told["tables"]
+    clean, noisy, _ = study.record["tables"]
     assert clean["notes"] == [] and noisy["rows"]["third"]["mae"]["difference"] is None
     assert "third is not compared: it met another noise" in noisy["notes"][0]
     assert noisy["notes"][0] in study.report.read_text()
 
 
 def test_limits_that_differ_stand_in_the_cells(study: Study) -> None:
-    rows = study.told["tables"][0]["rows"]
+    rows = study.record["tables"][0]["rows"]
     assert rows["second"]["mae"]["limit"] > rows["first"]["mae"]["limit"]
     assert 'class="own">limit' in study.report.read_text()
 
 
-def test_significant_differences_alone_are_bold(study: Study, tmp_path: Path) -> None:
-    told = json.loads(study.file.read_text())
-    score = told["tables"][0]["rows"]["second"]["mae"]
-    score.update(std=0.1, difference=-0.25, low=-0.3, high=-0.2, p=0.0001, p_holm=0.0009, significant=True)
+def test_the_best_is_bold_and_significant_differences_have_a_dagger(study: Study, tmp_path: Path) -> None:
+    record = json.loads(study.file.read_text())
+    score = record["tables"][0]["rows"]["second"]["mae"]
+    score.update(std=0.1, difference=-0.25, low=-0.3, high=-0.2, p=0.0001, p_holm=0.0009, significant=True, best=True)
     (tmp_path / "variants").symlink_to(study.path / "variants")
     (tmp_path / "recipe.yaml").write_text("x")
-    (tmp_path / "study.json").write_text(json.dumps(told))
+    (tmp_path / "study.json").write_text(json.dumps(record))
     page = report_study(tmp_path).read_text()
-    assert page.count("<b>") == page.count("<b>−0.250&nbsp;better</b>") == 2  # at a glance, and in its table
+    assert page.count("<b>") == page.count("†</sup>") == 2  # at a glance, and in its table
+    assert page.count("−0.250&nbsp;better") == 2 and "is better than first" in page
+    tex = (tmp_path / "tables" / "clean.tex").read_text()
+    assert tex.count(r"\mathbf") == 1 and r"\pm 0.100^{\dagger}$" in tex
+
+
+def test_a_study_says_before_it_starts_what_it_can_show(study: Study) -> None:
+    foresight = study.record["foresight"]
+    assert foresight["seeds"] == 1 and foresight["alone"] is None and foresight["comparisons"] == 6
+    assert foresight_text(foresight).startswith("One seed of a variant: no difference can be shown")
+
+
+def test_the_spread_of_an_earlier_study_makes_the_difference_a_number(study: Study, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(study.path, tmp_path / "two" / "20260101-earlier"))
+    file = copy / "variants" / "first" / "evaluation.json"
+    evaluation = json.loads(file.read_text())
+    evaluation["clean"]["mae"]["std"] = 0.02
+    file.write_text(json.dumps(evaluation))
+    two = "recipe: 1\nname: two\nextends: normtr\nvariants: {first: {}, second: {model.width: 16}}\n"
+    (tmp_path / "two.yaml").write_text(two)
+    foresight = foresee(recipe.load(tmp_path / "two.yaml", ["train.seeds=5"]), tmp_path)
+    assert foresight["spread"] == {"study": "20260101-earlier", "variant": "first", "measure": "mae", "std": 0.02}
+    # 2.02 and 2.34 standard deviations: Welch's test with 5 seeds, alone and as the first of two.
+    text = foresight_text(foresight)
+    assert "of 2.0 standard deviations between seeds is shown four times in five; of 2.3 where 2" in text
+    assert "a standard deviation of 0.020 in MAE, which makes 0.040 and 0.047" in text
+
+
+def test_five_seeds_are_the_default_of_a_study(tmp_path: Path) -> None:
+    """The recipe that a study extends says one seed, which is right for a run; a study needs more."""
+    text = "recipe: 1\nextends: normtr\nvariants: {a: {}, b: {model.width: 32}}\n"
+    (tmp_path / "s.yaml").write_text(text)
+    assert loaded_study(Job(tmp_path / "s.yaml", [], seeds=None)).train.seeds == (1, 2, 3, 4, 5)
+    assert loaded_study(Job(tmp_path / "s.yaml", ["train.seeds=[4]"], seeds=None)).train.seeds == (4,)
+    assert loaded_study(Job(tmp_path / "s.yaml", [], seeds=2)).train.seeds == (1, 2)
+    (tmp_path / "s.yaml").write_text(text + "train: {seeds: 3}\n")
+    assert loaded_study(Job(tmp_path / "s.yaml", [], seeds=None)).train.seeds == (1, 2, 3)
 
 
 def test_the_paper_s_figures_stand_beside_ours_and_apart_from_them(study: Study) -> None:
-    clean, first, second = (table["rows"] for table in study.told["tables"])
+    clean, first, second = (table["rows"] for table in study.record["tables"])
     assert clean["first"]["mae"]["paper"] == {"value": 0.698, "dataset": "MOSI", "table": "1", "row": "NORM-TR"}
     assert first["second"]["corr"]["paper"] == {"value": 0.412, "dataset": "MOSI", "table": "5", "row": "MISA*"}
     assert clean["second"]["mae"]["paper"] is None and second["first"]["mae"]["paper"] is None
@@ -100,7 +140,7 @@ def test_the_paper_s_figures_stand_beside_ours_and_apart_from_them(study: Study)
 
 
 def test_multibench_s_measures_stand_beside_the_areas(study: Study) -> None:
-    clean, first, _ = (table["rows"] for table in study.told["tables"])
+    clean, first, _ = (table["rows"] for table in study.record["tables"])
     keys = ("relative", "relative_normalized", "effective", "effective_normalized")
     assert [clean["second"]["mae"][key] for key in keys] == [None] * 4
     assert [first["third"]["mae"][key] for key in keys] == [None] * 4  # it met another noise
@@ -109,20 +149,24 @@ def test_multibench_s_measures_stand_beside_the_areas(study: Study) -> None:
         evaluation = json.loads(study.run(name).evaluation.read_text())
         curves[name] = evaluation["noises"]["frame_drop"]["at"]["mae"]["mean"]  # at rates 0 and 1
     lost = {name: end - begin for name, (begin, end) in curves.items()}
-    assert score["effective"] == pytest.approx(lost["second"] - lost["first"]) and score["effective_std"] is None
-    assert score["relative"] == pytest.approx(score["mean"]) and first["first"]["mae"]["effective"] == 0
-    assert {score["effective_normalized"], first["first"]["mae"]["effective_normalized"]} == {0, 1}
+    chance = {name: clean[name]["mae"]["at_chance"] for name in ("first", "second")}
     page = study.report.read_text()
-    assert "Relative and effective robustness (MultiBench)" in page and "over the 2 rates" in page
+    if chance["first"] or chance["second"]:  # such a model has nothing to lose, so nothing is said of its robustness
+        assert score["effective"] is None and score["relative"] is None
+    else:
+        assert score["effective"] == pytest.approx(lost["second"] - lost["first"]) and score["effective_std"] is None
+        assert score["relative"] == pytest.approx(score["mean"]) and first["first"]["mae"]["effective"] == 0
+        assert {score["effective_normalized"], first["first"]["mae"]["effective_normalized"]} == {0, 1}
+        assert "Relative and effective robustness (MultiBench)" in page and "over the 2 rates" in page
     with open(study.path / "tables" / "auilc-frame_drop.csv", newline="") as file:
         line = next(row for row in csv.DictReader(file) if (row["variant"], row["measure"]) == ("second", "mae"))
-    assert float(line["effective"]) == score["effective"] and line["effective_std"] == ""
+    assert line["effective"] == ("" if score["effective"] is None else str(score["effective"]))
 
 
 def test_ranks_over_noises_are_those_of_the_areas(study: Study) -> None:
-    found = study.told["ranks"]["mae"]
+    found = study.record["ranks"]["mae"]
     assert found["over"] == ["frame_drop", "window_erase"] and sum(found["mean"].values()) == pytest.approx(6)
-    first, second = (table["rows"] for table in study.told["tables"][1:])
+    first, second = (table["rows"] for table in study.record["tables"][1:])
     better = [
         sum(rows[other]["mae"]["mean"] < rows["first"]["mae"]["mean"] for other in rows) for rows in (first, second)
     ]
@@ -158,8 +202,8 @@ def test_what_is_trained_of_a_variant_that_died_is_kept(study: Study, tmp_path: 
     run.seed(2).parent.mkdir(exist_ok=True)
     run.seed(2).write_text("in the way of the checkpoints of seed 2")
     made = run_study(Job(resume=copy, jobs=1, quiet=True))
-    assert list(made.failed) == ["third, seed 2"] and made.told["variants"]["third"]["state"] == "finished"
-    assert made.told["tables"][0]["rows"]["third"]["mae"]["n"] == 1
+    assert list(made.failed) == ["third, seed 2"] and made.record["variants"]["third"]["state"] == "finished"
+    assert made.record["tables"][0]["rows"]["third"]["mae"]["n"] == 1
     with pytest.raises(CellsFailedError, match=r"(?s)1 of 3 variants failed.*third, seed 2:"):
         made.check()
 
