@@ -7,7 +7,7 @@
     model           {parameters, macs, parts: [{slot, use, gives, parameters, macs}]}, or null; multiplications and
                     additions are one operation, for one sample without padding
     labels          {split: {n, classes: {name: count}}} of a classification or of several decisions,
-                    {split: {n, edges: [k + 1], counts: [k]}} of a regression
+                    {split: {n, edges: [k + 1], counts: [k]}} of a regression; several targets are counted together
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def labels_of(task: Task, splits: Mapping[str, Split]) -> dict[str, Any]:
         ends = (min(v.min().item() for v in values.values()), max(v.max().item() for v in values.values()))
         edges = torch.linspace(*ends, BINS + 1, dtype=torch.float64)
         return {
-            name: {"n": len(value), "edges": edges.tolist(),
+            name: {"n": value.numel(), "edges": edges.tolist(),
                    "counts": torch.histc(value, BINS, *ends).long().tolist()}
             for name, value in values.items()
         }  # fmt: skip
