@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmrobust.benchmark import bench
     from mmrobust.inference.predict import predict
+    from mmrobust.inference.predictor import Predictor
     from mmrobust.model.assemble import build
     from mmrobust.pipeline import analyze, run
     from mmrobust.recipe import load as load_recipe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mmrobust.training import train
 
 _PUBLIC = {
+    "Predictor": "mmrobust.inference.predictor:Predictor",
     "analyze": "mmrobust.pipeline:analyze",
     "bench": "mmrobust.benchmark:bench",
     "build": "mmrobust.model.assemble:build",
@@ -44,6 +46,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Predictor",
     "__version__",
     "analyze",
     "bench",

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mmrobust.cli import main
+from mmrobust.errors import DataError
 from mmrobust.training import RunFolder
 
 TINY = """\
@@ -92,3 +93,17 @@ def test_nothing_is_left_by_a_recipe_that_cannot_be_used(folder):
     assert main(["train", "tiny.yaml", "model.fusion.heads=3"]) == 2
     assert main(["train", "tiny.yaml", "train.select=nothing"]) == 2
     assert [p.name for p in folder.iterdir()] == ["tiny.yaml"]
+
+
+def test_what_fails_after_the_training_says_that_it_is_saved(folder, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise DataError("the disk with the data is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("mmrobust.pipeline.evaluate", fail)
+        assert main(["run", "tiny.yaml", "--out", "here", "-q"]) == 3
+    assert capsys.readouterr().err == (
+        "error: the disk with the data is gone\n"
+        "  the training is finished and saved in here; go on with: mmrobust run --resume here\n"
+    )
+    assert main(["run", "--resume", "here", "-q"]) == 0
