@@ -30,7 +30,10 @@ ROUNDS = {"mosi": 9, "rml": 40}
 
 def _no_packing() -> Any:
     """Padding stays in its place, in the fusion and before it."""
-    choose = classmethod(lambda cls, mask: cls(mask, packed=False))
+
+    def choose(mask: torch.Tensor) -> packing.Packing:
+        return packing.Packing(mask, packed=False)
+
     return [
         mock.patch.object(packing.Packing, "choose", choose),
         mock.patch.object(token_cache, "eager", lambda: False),

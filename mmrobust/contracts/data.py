@@ -120,7 +120,7 @@ class Stream:
         names = [segment.name for segment in self.segments]
         x, mask = self.x.split(lengths, 1), self.mask.split(lengths, 1)
         times = [None] * len(names) if self.times is None else self.times.split(lengths, 1)
-        return {name: Stream(*part) for name, *part in zip(names, x, mask, times, strict=True)}
+        return {name: Stream(a, b, c) for name, a, b, c in zip(names, x, mask, times, strict=True)}
 
 
 Streams = dict[str, Stream]
