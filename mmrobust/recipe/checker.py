@@ -31,6 +31,7 @@ SECTIONS = (
     *("data", "model", "learning", "train", "evaluate", "variants", "paper"),
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,100}[A-Za-z0-9])?")
 VIEW = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 ELLIPSIS = "..."
 _MOST = 10_000  # values that an ellipsis may stand for
@@ -497,6 +498,9 @@ class Checker:
             return []
         plugins = {registry.normal(p.distribution): p for p in self.catalogue.plugins}
         for name, inner in zip(names, node.value, strict=True):
+            if not DISTRIBUTION.fullmatch(name):  # it stands in advice that people paste into a shell
+                self.report(inner.where, f"needs: '{name[:60]}' cannot be the name of a distribution")
+                continue
             plugin = plugins.get(registry.normal(name))
             if plugin is None or plugin.state != "ok":
                 self.absent.add(name)

