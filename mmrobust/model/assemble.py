@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import safetensors.torch
-import torch
 from torch import nn
 
 from mmrobust import contracts, registry
 from mmrobust import recipe as recipes
 from mmrobust.accel import accelerate
 from mmrobust.contracts import Component, Context, Dataset, Noise, Objective, Part, Shape
-from mmrobust.contracts.randomness import derive
+from mmrobust.contracts.randomness import derive, global_seed
 from mmrobust.data import open_dataset
 from mmrobust.errors import MmrobustError, OptionError, Problem, RecipeError, nearest
 from mmrobust.files import explained, write_atomic
@@ -224,8 +223,7 @@ def _check_notes(recipe: Recipe, where: tuple[str, ...], use: str, objective: Ob
 
 def _make(recipe: Recipe, where: tuple[str, ...], kind: type[C], part: Part[Any], context: Context, seed: int) -> C:
     """One part of a recipe, with weights from `seed`; what it refuses is reported with the position in the file."""
-    with torch.random.fork_rng(devices=[]), _placed(recipe, where, _kind(kind), part):
-        torch.manual_seed(seed)
+    with global_seed(seed), _placed(recipe, where, _kind(kind), part):
         return part_builder(kind, part, context)
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from mmrobust.contracts import Batch, Progress, Shape, Streams
-from mmrobust.contracts.randomness import generator
+from mmrobust.contracts.randomness import generator, global_seed
 from mmrobust.errors import DivergedError, Problem, RecipeError
 from mmrobust.model.assemble import Built
 from mmrobust.nn.attention import Case, Unusable, asked, expected, explain, use_attention, watch
@@ -217,8 +217,7 @@ def _step(built: Built, batch: Batch, seed: int, half: bool) -> tuple[dict[str, 
     modules = nn.ModuleDict({"model": built.model, "learning": built.learning})
     named = dict(modules.named_parameters())
     progress = Progress(0, torch.zeros(()))
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", torch.bfloat16, enabled=half):
-        torch.manual_seed(seed)
+    with global_seed(seed), torch.autocast("cpu", torch.bfloat16, enabled=half):
         total, parts, _ = built.learning.losses(built.model, batch, generator(seed, "summary"), progress)
     gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True) if total.requires_grad else []
     losses = {key: float(loss.detach()) for key, loss in parts.items()} | {"total": float(total.detach())}
