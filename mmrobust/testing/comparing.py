@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrobust.contracts import Streams
+from mmrobust.testing.failures import Failed
 from mmrobust.testing.surroundings import Inputs, Surroundings
 
 if TYPE_CHECKING:
@@ -122,6 +123,24 @@ def gradient_difference(a: Pass, b: Pass) -> str:
         if gap:
             return f"the gradient of {name} differs by {gap}"
     return ""
+
+
+def require_same(expected: str, a: Pass | Streams, b: Pass | Streams) -> None:
+    """Fails unless two outputs, or two passes with their gradients, are the same."""
+    if isinstance(a, Pass) and isinstance(b, Pass):
+        gap = difference(a.out, b.out) or gradient_difference(a, b)
+    else:
+        assert isinstance(a, dict) and isinstance(b, dict)
+        gap = difference(a, b)
+    if gap:
+        raise Failed(expected, gap)
+
+
+def require_finite(expected: str, passed: Pass) -> None:
+    """Fails unless every gradient of a pass is finite."""
+    for name, gradient in passed.gradients.items():
+        if not gradient.isfinite().all():
+            raise Failed(expected, f"NaN or infinity in the gradient of {name}")
 
 
 def far(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> str:

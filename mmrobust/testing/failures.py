@@ -47,6 +47,19 @@ def explained(error: BaseException) -> str:
 
 
 @contextmanager
+def expecting(expected: str) -> Iterator[None]:
+    """Turns whatever is raised inside the block into a failure of what was expected."""
+    try:
+        yield
+    except NotApplicable:
+        raise
+    except Failed as failed:
+        raise Failed(f"{expected}: {failed.expected}", failed.came) from failed
+    except Exception as error:
+        raise Failed(expected, explained(error)) from error
+
+
+@contextmanager
 def torch_is_quiet() -> Iterator[None]:
     """Keeps torch's log of a failure that the check itself reports off the screen (and out of pytest's report)."""
     before = logging.root.manager.disable

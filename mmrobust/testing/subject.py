@@ -17,7 +17,7 @@ from mmrobust.errors import OptionError, UsageError, nearest
 from mmrobust.registry.options import live
 from mmrobust.registry.spec import KINDS, ComponentSpec
 from mmrobust.testing.comparing import quiet_random, run
-from mmrobust.testing.failures import Blocked, Failed, NotApplicable, explained
+from mmrobust.testing.failures import Blocked, Failed, NotApplicable, expecting, explained
 from mmrobust.testing.outputs import as_streams, check_streams
 from mmrobust.testing.surroundings import Inputs, Surroundings, context_of, model_around, views_of
 
@@ -303,16 +303,12 @@ class Subject:
             Failed: It does not, and then fails.
         """
         self.ready()
-        expected = f"it works with {around}, or refuses with an OptionError that says what it needs"
-        try:
-            module = evaluated(self.build(around))
+        with expecting(f"it works with {around}, or refuses with an OptionError that says what it needs"):
+            try:
+                module = evaluated(self.build(around))
+            except OptionError as error:
+                raise NotApplicable(f"it refuses {around}: {error}") from None
             check_streams(self.kind, run(self, module, self.inputs(around), around).out, around, count=6)
-        except OptionError as error:
-            raise NotApplicable(f"it refuses {around}: {error}") from None
-        except Failed:
-            raise
-        except Exception as error:
-            raise Failed(expected, explained(error)) from error
 
 
 def evaluated(component: Any) -> Any:

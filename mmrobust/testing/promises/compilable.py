@@ -6,7 +6,7 @@ import torch
 
 from mmrobust.contracts import Component
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, forward
+from mmrobust.testing.comparing import forward, require_same
 from mmrobust.testing.failures import Failed, explained, torch_is_quiet
 from mmrobust.testing.subject import Subject
 
@@ -29,6 +29,4 @@ def check_compile(subject: Subject) -> None:
         raise Failed("torch.compile(..., fullgraph=True) works", explained(error)) from error
     finally:
         torch.compiler.reset()
-    gap = difference(expected, compiled)
-    if gap:
-        raise Failed("the same output compiled", gap)
+    require_same("the same output compiled", expected, compiled)

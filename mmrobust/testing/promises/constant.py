@@ -6,7 +6,7 @@ import torch
 
 from mmrobust.contracts import Noise
 from mmrobust.testing.check import check
-from mmrobust.testing.failures import Failed, explained
+from mmrobust.testing.failures import Failed, expecting
 from mmrobust.testing.promises.noise import noisy
 from mmrobust.testing.subject import Subject
 
@@ -27,10 +27,8 @@ def check_constant(subject: Subject) -> None:
             if after.features[m].x[after.erased[m]].any():
                 raise Failed("erased steps are zero", f"'{m}' has some that are not")
         expected = "the same steps are erased whatever the features hold"
-        try:
+        with expecting(expected):
             again = noisy(noise, outline, rate)
-        except Exception as error:
-            raise Failed(expected, explained(error)) from error
         for m in batch.features:
             if not torch.equal(again.erased[m], after.erased[m]):
                 raise Failed(expected, f"other steps of '{m}' are, where the features are one zero each")

@@ -9,7 +9,7 @@ from torch import nn
 
 from mmrobust.contracts import Encoder, Fusion, GenericExtractor, Head, SpecificExtractor, Stream
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, forward, quiet_random
+from mmrobust.testing.comparing import forward, quiet_random, require_same
 from mmrobust.testing.failures import Failed, explained, torch_is_quiet
 from mmrobust.testing.subject import Subject
 from mmrobust.testing.surroundings import Inputs
@@ -38,9 +38,7 @@ def check_export(subject: Subject) -> None:
         if "onstraints violated" in came:
             came = "the traced program works for one batch size; something goes by the number x.shape[0]"
         raise Failed("torch.export.export works with a batch of any size", came) from error
-    gap = difference(forward(subject, module, other), exported)
-    if gap:
-        raise Failed("the exported program gives the same output", gap)
+    require_same("the exported program gives the same output", forward(subject, module, other), exported)
 
 
 class _Exported(nn.Module):

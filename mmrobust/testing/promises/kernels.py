@@ -9,8 +9,8 @@ import torch
 from mmrobust.contracts import Component
 from mmrobust.nn.attention import BACKENDS, Unusable, use_attention
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, gradient_difference, quiet_random, run
-from mmrobust.testing.failures import Failed, explained
+from mmrobust.testing.comparing import quiet_random, require_same, run
+from mmrobust.testing.failures import Failed, expecting
 from mmrobust.testing.inputs import gaps
 from mmrobust.testing.subject import Subject
 
@@ -31,9 +31,7 @@ def check_attention(subject: Subject) -> None:
         for reference, other in zip(passes["manual"], others, strict=True):
             if not all(s.x.isfinite().all() for s in reference.out.values()):
                 continue  # reported by check_missing_modality
-            gap = difference(reference.out, other.out) or gradient_difference(reference, other)
-            if gap:
-                raise Failed(f"backend '{backend}' gives what 'manual' gives", gap)
+            require_same(f"backend '{backend}' gives what 'manual' gives", reference, other)
 
 
 @check(Component)
@@ -44,14 +42,12 @@ def check_autocast(subject: Subject) -> None:
     -1e9, fails there.
     """
     module, inputs = subject.ready()
-    try:
+    with expecting("it runs under torch.autocast(..., torch.bfloat16)"):
         with torch.autocast("cpu", torch.bfloat16), quiet_random(1):
             out = subject.call(module, inputs)
             loss = torch.stack([s.x.float().square().mean() for s in out.values()]).sum() if out else torch.zeros(())
         if loss.requires_grad:
             loss.backward()
-    except Exception as error:
-        raise Failed("it runs under torch.autocast(..., torch.bfloat16)", explained(error)) from error
     if not loss.isfinite():
         raise Failed("finite values under torch.autocast(..., torch.bfloat16)", "NaN or infinity")
     for name, parameter in module.named_parameters():

@@ -7,8 +7,8 @@ from safetensors.torch import load, save
 
 from mmrobust.contracts import Component
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, forward, quiet_random, run, training
-from mmrobust.testing.failures import Failed, explained
+from mmrobust.testing.comparing import forward, quiet_random, require_finite, require_same, run, training
+from mmrobust.testing.failures import Failed, expecting
 from mmrobust.testing.inputs import gaps
 from mmrobust.testing.promises.objective import update
 from mmrobust.testing.subject import Subject
@@ -29,13 +29,11 @@ def check_gradients(subject: Subject) -> None:
         for parameter in module.parameters():
             if not parameter.any():  # a zero initialisation may hide what lies before it, until the first step
                 parameter.add_(0.05 * torch.randn_like(parameter))
+    require_finite("finite gradients", run(subject, module, inputs))
     alive: set[str] = set()
     dead: list[str] = []
     for given in (inputs, *gaps(inputs)):
         gradients = run(subject, module, given).gradients
-        for name, gradient in gradients.items():
-            if given is inputs and not gradient.isfinite().all():
-                raise Failed("finite gradients", f"NaN or infinity in the gradient of {name}")
         alive |= {name for name, gradient in gradients.items() if gradient.any()}
         dead = [n for n, p in module.named_parameters() if p.requires_grad and f"parameter '{n}'" not in alive]
         if not dead:
@@ -60,15 +58,10 @@ def check_state(subject: Subject) -> None:
     with torch.no_grad(), quiet_random(5):
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # as training would
-    try:
+    with expecting("a state_dict of separate tensors that safetensors can hold"):
         stored = save({name: value.contiguous() for name, value in module.state_dict().items()})
-    except Exception as error:
-        raise Failed("a state_dict of separate tensors that safetensors can hold", explained(error)) from error
     fresh = subject.build(seed=9).eval()
-    try:
+    with expecting("a fresh component takes the state_dict"):
         fresh.load_state_dict(load(stored))
-    except Exception as error:
-        raise Failed("a fresh component takes the state_dict", explained(error)) from error
-    gap = difference(forward(subject, module, inputs), forward(subject, fresh, inputs))
-    if gap:
-        raise Failed("the same output after saving and loading", gap + "; is there a tensor that is not in the state?")
+    expected = "the same output after saving and loading; is there a tensor that is not in the state_dict?"
+    require_same(expected, forward(subject, module, inputs), forward(subject, fresh, inputs))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mmrobust.contracts import Component, Noise
-from mmrobust.errors import OptionError
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, forward
-from mmrobust.testing.failures import Failed, NotApplicable, explained
+from mmrobust.testing.comparing import forward, require_same
+from mmrobust.testing.failures import NotApplicable, expecting
 from mmrobust.testing.outputs import check_streams
 from mmrobust.testing.subject import Subject, evaluated
 
@@ -25,16 +24,9 @@ def check_modality_counts(subject: Subject) -> None:
     for count in [n for n in (1, 2, 3, 4) if low <= n <= high]:
         around = replace(subject.base, modalities=count)
         promised = f"minimum = {low} and maximum = {getattr(subject.cls, 'maximum', None)}"
-        expected = f"{count} modalities work, as {promised} say"
-        try:
+        with expecting(f"{count} modalities work, as {promised} say"):
             module = evaluated(subject.build(around))
             check_streams(subject.kind, subject.call(module, subject.inputs(around), around), around, count=6)
-        except OptionError as error:
-            raise Failed(expected, f"refused: {error}") from error
-        except Failed as failed:
-            raise Failed(expected, failed.came) from failed
-        except Exception as error:
-            raise Failed(expected, explained(error)) from error
 
 
 @check(Component, Noise)
@@ -48,9 +40,7 @@ def check_modality_order(subject: Subject) -> None:
     if all(len(streams) < 2 for streams in inputs.values()):
         raise NotApplicable("there is only one stream")
     turned = {group: dict(reversed(streams.items())) for group, streams in inputs.items()}
-    try:
-        gap = difference(forward(subject, module, inputs), forward(subject, module, turned))
-    except Exception as error:
-        raise Failed("the same output for dicts in any order", explained(error)) from error
-    if gap:
-        raise Failed("the same output for dicts in any order", gap)
+    expected = "the same output for dicts in any order"
+    with expecting(expected):
+        after = forward(subject, module, turned)
+    require_same(expected, forward(subject, module, inputs), after)

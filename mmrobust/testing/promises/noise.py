@@ -13,7 +13,7 @@ from mmrobust.contracts import Batch, Noise, Rate, Stream
 from mmrobust.contracts.randomness import generator
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import quiet_random
-from mmrobust.testing.failures import Failed, NotApplicable, explained
+from mmrobust.testing.failures import Failed, NotApplicable, expecting
 from mmrobust.testing.outputs import check_batch
 from mmrobust.testing.subject import Subject
 
@@ -226,10 +226,8 @@ def check_noise_odd_input(subject: Subject) -> None:
     for what, change in odd.items():
         given = replace(batch, features={m: change(stream) for m, stream in batch.features.items()})
         for rate in (0.5, 0.9, (0.0, 1.0)):
-            try:
+            with expecting(f"it works with {what}"):
                 after = noisy(noise, given, rate)
-            except Exception as error:
-                raise Failed(f"it works with {what}", explained(error)) from error
             for m, stream in after.features.items():
                 if not stream.x.isfinite().all():
                     raise Failed(f"finite features from {what}", f"NaN or infinity in '{m}' with rate {rate}")

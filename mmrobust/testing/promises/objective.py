@@ -12,7 +12,7 @@ from mmrobust import registry
 from mmrobust.contracts import Objective
 from mmrobust.testing.check import check
 from mmrobust.testing.comparing import far, quiet_random, same, tensors, training
-from mmrobust.testing.failures import Failed, NotApplicable, explained
+from mmrobust.testing.failures import Failed, NotApplicable, expecting
 from mmrobust.testing.subject import Subject
 from mmrobust.testing.surroundings import Inputs
 
@@ -77,11 +77,8 @@ def check_objective_update(subject: Subject) -> None:
     before = tensors(given)
     with quiet_random(1):
         module(*given.values())
-        try:
-            with torch.no_grad():
-                module.update(*given.values())
-        except Exception as error:
-            raise Failed("update runs after a forward pass", explained(error)) from error
+        with expecting("update runs after a forward pass"), torch.no_grad():
+            module.update(*given.values())
     for name, parameter in module.named_parameters():
         if not torch.equal(parameters[name], parameter):
             raise Failed("update changes no parameter", f"'{name}' has changed")

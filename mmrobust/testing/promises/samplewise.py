@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from mmrobust.contracts import Discriminator, Encoder, Fusion, GenericExtractor, Head, SpecificExtractor
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, forward, training
-from mmrobust.testing.failures import Failed
+from mmrobust.testing.comparing import forward, require_same, training
 from mmrobust.testing.inputs import mapped, rows
 from mmrobust.testing.subject import Subject
 
@@ -21,6 +20,4 @@ def check_samplewise(subject: Subject) -> None:
     whole = forward(subject, module, inputs)
     for part in (slice(0, 2), slice(2, 6)):
         alone = forward(subject, module, mapped(inputs, lambda _, s, part=part: rows(s, part)))
-        gap = difference({key: rows(s, part) for key, s in whole.items()}, alone)
-        if gap:
-            raise Failed("the same output in a smaller batch", gap)
+        require_same("the same output in a smaller batch", {key: rows(s, part) for key, s in whole.items()}, alone)

@@ -11,8 +11,8 @@ from torch.func import functional_call, stack_module_state
 
 from mmrobust.contracts import Component
 from mmrobust.testing.check import check
-from mmrobust.testing.comparing import difference, forward, quiet_random, training
-from mmrobust.testing.failures import Failed, explained
+from mmrobust.testing.comparing import forward, quiet_random, require_same, training
+from mmrobust.testing.failures import expecting
 from mmrobust.testing.subject import Subject
 
 
@@ -29,16 +29,15 @@ def check_vmappable(subject: Subject) -> None:
     def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], _: Tensor) -> Any:
         return subject.call(_Bound(pair[0], (parameters, buffers)), inputs)
 
-    try:
-        with quiet_random(3), torch.no_grad():
-            parameters, buffers = stack_module_state(pair)
-            stacked = torch.func.vmap(one, randomness="same")(parameters, buffers, torch.zeros(2))
-    except Exception as error:
-        raise Failed("two sets of weights run under torch.func.vmap", explained(error)) from error
+    with expecting("two sets of weights run under torch.func.vmap"), quiet_random(3), torch.no_grad():
+        parameters, buffers = stack_module_state(pair)
+        stacked = torch.func.vmap(one, randomness="same")(parameters, buffers, torch.zeros(2))
     for i, single in enumerate(alone):
-        gap = difference(single, {key: replace(s, x=s.x[i], mask=s.mask[i]) for key, s in stacked.items()})
-        if gap:
-            raise Failed("vmap gives what each set of weights gives alone", gap)
+        require_same(
+            "vmap gives what each set of weights gives alone",
+            single,
+            {key: replace(s, x=s.x[i], mask=s.mask[i]) for key, s in stacked.items()},
+        )
 
 
 class _Bound:
