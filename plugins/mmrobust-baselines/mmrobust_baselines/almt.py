@@ -1,4 +1,4 @@
-"""ALMT: Zhang, Wang, Yin, Cheng, Chen, Wu (2023), "Learning language-guided adaptive hyper-modality representation for
+"""ALMT: Zhang, Wang, Yin, Liu, Liu, Yu (2023), "Learning language-guided adaptive hyper-modality representation for
 multimodal sentiment analysis".
 
 Its parts: `tokens` as encoder (each modality becomes a few tokens of a Transformer), `hyper_modality` as fusion, and a

@@ -149,4 +149,13 @@ def mmrobust_register(registry: Registrar) -> None:
         summary="reconstructs the tokens of the view without noise (LNLN)",
     )
 
+    prmf = f"{here}.prmf"
+    add("fusion", "proxy_modality", f"{prmf}:ProxyModality", summary="a proxy, weighed by certainty, attends (P-RMF)")
+    add(
+        "objective",
+        "proxy_variational",
+        f"{prmf}:ProxyVariational",
+        summary="the distributions behind the proxy are a variational autoencoder's (P-RMF)",
+    )
+
     add("fusion", "vit", f"{here}.vit:ViT", summary="timm's ViT blocks over all tokens (needs timm)")

@@ -36,6 +36,8 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("fusion", "hyper_modality"): {"heads": 2, "each": 3},
     ("fusion", "dominant_correction"): {"heads": 2, "each": 3},
     ("objective", "token_reconstruction"): {"depth": 1, "heads": 2, "each": 3},
+    ("fusion", "proxy_modality"): {"heads": 2, "each": 3, "depth": 2},
+    ("objective", "proxy_variational"): {"depth": 1, "heads": 2, "each": 3},
     ("fusion", "mutual_promotion"): {"width": 8, "depth": 2, "heads": 2, "ratio": 2},
     ("objective", "local_reconstruction"): {"width": 8},
 }
@@ -43,6 +45,10 @@ BESIDE: dict[tuple[str, str], dict[str, Part[Any]]] = {
     ("objective", "translation"): {"fusion": Part("translation_chain", {"hidden": 16})},
     ("objective", "attraction"): {"fusion": Part("mutual_promotion", {"width": 8, "heads": 2, "ratio": 2})},
     ("objective", "local_reconstruction"): {"fusion": Part("mutual_promotion", {"width": 8, "heads": 2, "ratio": 2})},
+    ("objective", "proxy_variational"): {
+        "encoder": Part("tokens", {"tokens": 3, "heads": 2, "each": 3}),
+        "fusion": Part("proxy_modality", {"heads": 2, "each": 3}),
+    },
     ("objective", "completeness"): {"fusion": Part("dominant_correction", {"heads": 2, "each": 3})},
     ("objective", "effectiveness"): {"fusion": Part("dominant_correction", {"heads": 2, "each": 3})},
     ("objective", "cca"): {"fusion": Part("outer_cnn", {"channels": 2, "grid": 3, "out": 4})},

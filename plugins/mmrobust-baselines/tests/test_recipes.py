@@ -13,6 +13,8 @@ from mmrobust.model.assemble import Built, build
 from small import need_timm, random_data
 from torch import nn
 
+from mmrobust_baselines.prmf import Draw
+
 PEERS = sorted(name for name in recipes.shipped() if name.startswith("peers/"))
 SMALL = [
     "data.train=16",
@@ -55,6 +57,8 @@ def certain(built: Built) -> nn.ModuleList:
     for module in modules.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if isinstance(module, Draw):
+            module.eval()
     return modules
 
 
