@@ -232,12 +232,12 @@ def test_settings_of_matplotlib_in_the_current_folder_do_not_count(folder: Path)
     """They could start LaTeX, or load a module to draw with."""
     Path("matplotlibrc").write_text("text.usetex: True\nbackend: module://evil\n")
     code = (
-        "from mmrobust.reports.drawing import one_panel, style, svg_text\nimport matplotlib\n"
+        "from mmrobust.reports.drawing import Drawing, one_panel, style\nimport matplotlib\n"
         "with style('x'):\n"
         "    assert not matplotlib.rcParams['text.usetex']\n"
         "    figure, axes = one_panel(3, 2)\n"
         "    axes.set_title('a title')\n"
-        "    print('a title' in svg_text(figure))\n"
+        "    print('a title' in Drawing(figure, 'x').svg)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(mmrobust.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True)
