@@ -72,7 +72,8 @@ def info(path: str | Path) -> dict[str, Any]:
             check(contents)
         except DataError as error:
             problems.append(str(error))
-    for split in SPLITS:
+    folds = _folds(contents)
+    for split in SPLITS if folds is None else ():
         if split not in contents.tables:
             problems.append(f"{path}: there is no split '{split}'")
     if task is None:
@@ -85,6 +86,8 @@ def info(path: str | Path) -> dict[str, Any]:
             if s["values"] and s["nan"] + s["infinite"] == s["values"]
         ]
     notes = [*contents.notes, *concerns(contents)]
+    if folds is not None:
+        notes.append(f"the file has no splits; its groups can be divided into {folds} folds")
     return {
         "path": str(path),
         "layout": contents.layout,
@@ -95,6 +98,13 @@ def info(path: str | Path) -> dict[str, Any]:
         "notes": notes,
         "recipe": None if problems else recipe(contents, splits),
     }
+
+
+def _folds(contents: Contents) -> int | None:
+    """How many folds a file without splits can be divided into by its groups, 5 at most; None where it cannot."""
+    only = contents.tables.get("new")
+    groups = 0 if only is None or only.label is None or only.groups is None else len(set(only.groups))
+    return min(groups - 1, 5) if groups >= 3 else None
 
 
 def _split(table: Table, task: Task | None) -> dict[str, Any]:
@@ -166,6 +176,9 @@ def recipe(contents: Contents, splits: dict[str, Any]) -> str:
         options.append(f"modalities: [{', '.join(there)}]")
     if contents.layout == "mmsa" and contents.task is not None and contents.task.kind == "classification":
         options.append("task: classification")
+    folds = _folds(contents)
+    if folds is not None:
+        options.append(f"folds: {{by: group, count: {folds}}}")
     parts = [s for split in splits.values() for s in split["modalities"].values()]
     if any(s["nan"] + s["infinite"] for s in parts):
         options.append("replace_nonfinite: zero")
@@ -280,5 +293,7 @@ def convert(source: str | Path, out: str | Path, task: Kind = "regression") -> P
                 keys[f"{m}_mask"] = mask
             if m in table.times:
                 keys[f"{m}_times"] = table.times[m]
+        if table.groups is not None:
+            keys["group"] = np.asarray(table.groups)
         splits[split] = keys | {"label": table.label, "id": np.asarray(table.ids)}
     return save_arrays(out, splits, task=contents.task, modalities=list(next(iter(contents.tables.values())).features))

@@ -35,31 +35,46 @@ def moments(x: Array, mask: Array, together: bool = False) -> Statistics:
         mask: `n t`.
         together: One deviation for all features: the root of their mean variance.
     """
-    count, total = np.zeros(x.shape[2]), np.zeros(x.shape[2])
-    for chunk in chunks(len(x)):
-        real = x[chunk][mask[chunk]].astype(np.float64)
-        fine = np.isfinite(real)
-        count += fine.sum(0)
-        total += np.where(fine, real, 0).sum(0)
+    count, total = _sums(x, mask)
     mean = total / np.maximum(count, 1)
-    square, fourth, largest = np.zeros(x.shape[2]), np.zeros(x.shape[2]), np.zeros(x.shape[2])
+    square, fourth = np.zeros((2, x.shape[2]))
     for chunk in chunks(len(x)):
-        real = x[chunk][mask[chunk]].astype(np.float64)
-        if not len(real):
-            continue
-        away = np.square(np.where(np.isfinite(real), real - mean, 0))
+        away = x[chunk][mask[chunk]].astype(np.float64)
+        away -= mean
+        np.square(away, out=away)
+        if not np.isfinite(away).all():
+            away[~np.isfinite(away)] = 0
         square += away.sum(0)
-        fourth += np.square(away).sum(0)
-        furthest = np.take_along_axis(real, away.argmax(0)[None], 0)[0]
-        largest = np.where(np.abs(furthest - mean) > np.abs(largest), furthest - mean, largest)
+        fourth += np.einsum("nw,nw->w", away, away)
     std = np.sqrt(square / np.maximum(count, 1))
     # n / kurtosis is about how many values hold the variance.
     kurtosis = fourth * np.maximum(count, 1) / np.maximum(np.square(square), 1e-300)
-    few = np.flatnonzero(kurtosis > np.maximum(100, count / 10))
-    dominated = {int(k): float(mean[k] + largest[k]) for k in few}
+    few = np.flatnonzero(kurtosis > np.maximum(100, count / 10)).tolist()
+    dominated = {k: _furthest(x[..., k][mask], mean[k]) for k in few}
     if together:
         std = np.full_like(std, np.sqrt(np.square(std).mean()))
     return Statistics(mean, _varying(mean, std), dominated)
+
+
+def _sums(x: Array, mask: Array) -> tuple[Array, Array]:
+    """How many finite values each feature has in real steps, and their sum."""
+    count, total = np.zeros((2, x.shape[2]))
+    for chunk in chunks(len(x)):
+        real = x[chunk][mask[chunk]].astype(np.float64)
+        fine = np.isfinite(real)
+        if fine.all():
+            count += len(real)
+        else:
+            count += fine.sum(0)
+            real[~fine] = 0
+        total += real.sum(0)
+    return count, total
+
+
+def _furthest(values: Array, mean: float) -> float:
+    """The finite value that lies furthest from the mean."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    return float(values[np.abs(values - mean).argmax()])
 
 
 def quartiles(x: Array, mask: Array, together: bool = False) -> Statistics:

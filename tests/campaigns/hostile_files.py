@@ -37,7 +37,7 @@ from mmrobust.data import open_dataset
 from mmrobust.data.reading import read_file
 from mmrobust.errors import DataError, MmrobustError
 
-SECONDS = 60.0  # that a file may take
+SECONDS = 20.0  # of a processor that four looks at a file may take
 MEMORY = 3 * 2**20  # kilobytes that the process may ever hold
 
 Make = Callable[[random.Random, Path], Path]
@@ -446,10 +446,16 @@ def same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------------- the campaign
 
 
+def processor_seconds() -> float:
+    """Processor time of this process and of its children that have ended: waiting for a busy machine does not count."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
 def looked_at(path: Path) -> tuple[str, str]:
     """What becomes of a file at the command line and in a dataset: `read` or `refused`, and what is wrong with that."""
     out, err = io.StringIO(), io.StringIO()
-    start = time.perf_counter()
+    start = processor_seconds()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = command_line(["data", "info", str(path)])
     complaint = ""
@@ -466,9 +472,9 @@ def looked_at(path: Path) -> tuple[str, str]:
             pass
         except Exception as error:
             complaint = complaint or f"{use}: {type(error).__name__}: {error}"[:200]
-    seconds = time.perf_counter() - start
+    seconds = processor_seconds() - start
     if seconds > SECONDS:
-        complaint = complaint or f"it took {seconds:.0f} s"
+        complaint = complaint or f"it took {seconds:.0f} s of a processor"
     return "read" if code == 0 else "refused", complaint
 
 
@@ -482,9 +488,9 @@ def hostile_files(count: int, rng: random.Random, folder: Path, complaints: list
         own = folder / f"hostile{i}"
         own.mkdir()
         path = HOSTILE[kind](rng, own)
-        start = time.perf_counter()
+        start = processor_seconds()
         result, complaint = looked_at(path)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, processor_seconds() - start)
         results[kind][result] += 1
         if (own / SIGN).exists():
             complaint = "IT EXECUTED SOMETHING"
@@ -494,7 +500,7 @@ def hostile_files(count: int, rng: random.Random, folder: Path, complaints: list
             path.unlink()
     for kind, found in results.items():
         print(f"  {kind:24} {found['refused']:4} refused {found['read']:4} read")
-    print(f"{count} hostile files; the slowest took {slowest:.1f} s for four looks")
+    print(f"{count} hostile files; four looks at the slowest took {slowest:.1f} s of a processor")
 
 
 def damaged_files(count: int, rng: random.Random, folder: Path, complaints: list[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmrobust import recipe as recipes
 from mmrobust.cli import main
 from mmrobust.contracts import Dataset, Part
 from mmrobust.data import FileDataset, open_dataset
@@ -122,6 +123,17 @@ def test_data_info_shows_groups_and_warns_of_a_speaker_in_two_splits(
     assert "3 (2 groups)" in text
     note = "1 group is in both 'train' and 'test' (b): scores may show how well it knows them"
     assert f"note: {note}" in text and note in opened(tmp_path / "x.npz").notes
+
+
+def test_data_info_offers_folds_where_a_file_has_no_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = table([f"s{i % 6}" for i in range(24)])
+    np.savez(tmp_path / "x.npz", **raw, video=raw["audio"])
+    assert main(["data", "info", str(tmp_path / "x.npz"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "the file has no splits; its groups can be divided into 5 folds" in told["notes"] and not told["problems"]
+    (tmp_path / "mine.yaml").write_text(told["recipe"])
+    dataset = open_dataset(recipes.load(tmp_path / "mine.yaml").data)
+    assert isinstance(dataset, FileDataset) and dataset.fold_count == 5
 
 
 def test_a_fold_is_trained_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,6 +145,7 @@ def test_conversion_keeps_every_value(tmp_path: Path, suffix: str) -> None:
         assert new.task == old.task and list(new.modalities) == list(old.modalities)
         for name, split in old.splits.items():
             assert new.splits[name].ids == split.ids
+            assert list(np.load(out)[f"{name}/group"]) == ["v"] * len(split) if suffix == ".npz" else True
             torch.testing.assert_close(new.splits[name].label, split.label)
             for m, stream in split.features.items():
                 torch.testing.assert_close(new.splits[name].features[m].x, stream.x)

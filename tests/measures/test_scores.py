@@ -15,7 +15,16 @@ from sklearn import metrics
 
 from mmrobust.contracts import Task
 from mmrobust.errors import DataError, DivergedError, UsageError
-from mmrobust.measures import MEASURES, check, describe, measure, measure_many, measures_of, primary
+from mmrobust.measures import (
+    MEASURES,
+    check,
+    constant_scores,
+    describe,
+    measure,
+    measure_many,
+    measures_of,
+    primary,
+)
 
 MOSI = Task("regression", 1, "mosi", -3, 3)
 SIMS = Task("regression", 1, "sims", -1, 1)
@@ -240,3 +249,24 @@ def test_numbers_are_shown_as_tables_give_them() -> None:
     assert describe("corr").show(-0.25) == "-0.250"
     assert describe("mae").show(None) == describe("mae").show(math.nan) == "–"
     assert describe("f1.happy").title == "F1, happy, % ↑" and describe("mae").title == "MAE ↓"
+
+
+def test_several_targets_are_scored_each_and_on_average() -> None:
+    """Each as a regression of its own, and their plain mean; the constant prediction is each target's median."""
+    random = torch.Generator().manual_seed(0)
+    task = Task("regression", 2, "regression", names=("valence", "arousal"))
+    guess, truth = torch.randn(40, 2, generator=random), torch.randn(40, 2, generator=random)
+    scores = measure(task, guess, truth)
+    assert list(scores) == measures_of(task) and primary(task) == "mae_mean"
+    for k, name in enumerate(task.names):
+        alone = measure(PLAIN, guess[:, k : k + 1], truth[:, k])
+        assert {base: scores[f"{base}.{name}"] for base in alone} == pytest.approx(alone)
+    for base in ("mae", "rmse", "corr"):
+        assert scores[f"{base}_mean"] == pytest.approx((scores[f"{base}.valence"] + scores[f"{base}.arousal"]) / 2)
+    median = constant_scores(task, truth, truth, ["mae.arousal"])
+    assert median["mae.arousal"] == pytest.approx((truth[:, 1] - truth[:, 1].quantile(0.5)).abs().mean().item())
+    assert describe("corr.arousal").title == "Corr, arousal ↑" and describe("mae_mean").better == "lower"
+    with pytest.raises(UsageError, match="the measures of 'mosi' are for one target, but the data has 2"):
+        measures_of(Task("regression", 2, "mosi"))
+    with pytest.raises(DataError, match="do not fit labels"):
+        measure(task, guess, truth[:, 0])

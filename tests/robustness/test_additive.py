@@ -68,3 +68,10 @@ def test_several_decisions() -> None:
     task = Task("multilabel", 6, measures="iemocap", names=EMOTIONS)
     label = (torch.rand(30, 3, generator=random) < 0.3).long()
     check(task, torch.randn(2, 30, 6, generator=random), label, measures_of(task))
+
+
+def test_several_targets() -> None:
+    random = torch.Generator().manual_seed(5)
+    task = Task("regression", 3, "regression", names=("valence", "arousal", "dominance"))
+    label = torch.randn(30, 3, generator=random)
+    check(task, torch.randn(2, 30, 3, generator=random), label, measures_of(task))
