@@ -128,7 +128,10 @@ class Stacked:
 def unvmappable(part: nn.Module) -> str | None:
     """Which component in a module does not promise to run under vmap; None where all do."""
     culprit = next((m for m in part.modules() if isinstance(m, Component) and not m.vmappable), None)
-    return None if culprit is None else f"{type(culprit).__name__} declares vmappable = False"
+    if culprit is None:
+        return None
+    declares = next(cls for cls in type(culprit).__mro__ if "vmappable" in vars(cls))
+    return f"{declares.__name__} declares vmappable = False"
 
 
 def refusal(modules: Sequence[Any], views: Sequence[Views], progress: Progress) -> Exception | None:

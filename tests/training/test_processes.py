@@ -261,3 +261,32 @@ def test_a_seed_resumed_alone_has_the_threads_that_it_had(tiny, tmp_path, monkey
 def test_jobs_have_to_be_some(tiny):
     with pytest.raises(UsageError, match="--jobs 0: at least one seed has to be trained at a time"):
         train(tiny, jobs=0)
+
+
+def test_term_while_the_workers_start_is_answered_at_once(tiny, tmp_path, command, environ):
+    """They import torch, which takes seconds; nothing is begun that could be saved."""
+    line = [*command, "train", str(tiny), "--seeds", "2", "--jobs", "2", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(line, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline = time.monotonic() + 120
+    while len(pids := workers.read_text().split()) < 2:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    sent = time.monotonic()
+    said = ""
+    while "go on with: mmrobust train --resume" not in said:
+        said += process.stderr.readline()
+    assert time.monotonic() - sent < 5, said
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # before the run's own process ends
+    process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted in seed 1, 2; every finished epoch is saved; " in said
+
+
+def test_debug_shows_where_a_loss_diverged_in_a_process(tiny, tmp_path, command, environ):
+    line = [*command, "train", str(tiny), "train.lr=1e30", "train.warmup=0", "--seeds", "2", "--jobs", "2", "--debug"]
+    done = subprocess.run([*line, "--out", str(tmp_path / "run")], env=environ, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    assert "in a child process:" in done.stderr and "seed.py" in done.stderr and "in _look" in done.stderr
+    assert "mmrobust.errors.DivergedError: training diverged: seed 1, epoch 1, step 2" in done.stderr

@@ -8,6 +8,7 @@ import torch
 
 import mmrobust
 from mmrobust import recipe as recipes
+from mmrobust.components.fusion import CrossAttention
 from mmrobust.errors import InterruptedRun
 from mmrobust.model.assemble import build
 from mmrobust.training import Checkpoints, Interrupt, RunFolder, Seed, fit, load_trained, train, unstackable
@@ -161,20 +162,14 @@ def test_an_interrupt_is_looked_at_between_steps(tiny, tmp_path):
         fit(seeds, interrupt=interrupt)
 
 
-def test_what_cannot_be_stacked_is_named_and_the_seeds_run_in_turn(tiny, tmp_path):
+def test_what_cannot_be_stacked_is_named_and_the_seeds_run_in_turn(tiny, tmp_path, monkeypatch):
     assert unstackable(build(recipes.load(tiny))) is None
     half = build(recipes.load(tiny, ["train.precision=fp16"]))
     assert unstackable(half) == "fp16 scales the loss of each seed on its own (bf16 needs no scaling)"
-    loop = build(recipes.load(tiny))
-    type(loop.model.fusion).vmappable = False
-    try:
-        assert (
-            unstackable(loop)
-            == "fusion 'cross_attention' cannot be stacked (CrossAttention declares vmappable = False)"
-        )
-        run = train(tiny, [*TOGETHER, "train.seeds=2", "train.epochs=1"], out=tmp_path / "run", quiet=True)
-    finally:
-        type(loop.model.fusion).vmappable = True
+    monkeypatch.setattr(CrossAttention, "vmappable", False)
+    said = "fusion 'cross_attention' cannot be stacked (CrossAttention declares vmappable = False)"
+    assert unstackable(build(recipes.load(tiny))) == said
+    run = train(tiny, [*TOGETHER, "train.seeds=2", "train.epochs=1"], out=tmp_path / "run", quiet=True)
     log = run.folder.log.read_text()
     assert "the seeds are not trained together: fusion 'cross_attention' cannot be stacked (CrossAttention" in log
     assert "are trained together" not in log and sorted(run.states) == [1, 2]
