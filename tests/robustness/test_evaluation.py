@@ -210,3 +210,23 @@ def test_summary() -> None:
     }  # fmt: skip
     assert summary([2.0])["std"] is None
     assert math.isnan(summary([1.0, math.nan])["mean"])
+
+
+def test_a_run_of_an_older_version_is_evaluated_with_one_note(run: RunFolder) -> None:
+    """It has no manifest, no record of its data, no calibration, and predictions that are named by their seed alone."""
+    told = json.loads(run.evaluation.read_text())
+    for seed, entry in told.pop("predictions").items():
+        (run.path / entry["file"]).rename(run.predictions / f"seed-{seed}.safetensors")
+    told.pop("confidence")
+    run.evaluation.write_text(json.dumps(told))
+    lines = [json.dumps(line) for line in run.read_metrics()]
+    run.metrics.write_text("\n".join(lines) + "\n")
+    for path in (run.path / "manifest.json", run.data, run.calibration):
+        path.unlink()
+    assert not run.is_sealed and len(run.read_metrics()) == 4
+    assert store.load(run, run.read_evaluation() or {}, 2).draws == 2
+    again = evaluate(run, quiet=True)
+    (note,) = [text for text in again["data"]["notes"] if text not in told["data"]["notes"]]
+    assert "written by an older version: it has no manifest" in note
+    assert again["clean"] == told["clean"] and again["noises"] == told["noises"]
+    assert not list(run.predictions.glob("seed-?.safetensors")) and len(run.read_metrics()) == 4
