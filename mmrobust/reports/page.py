@@ -21,6 +21,7 @@ from mmrobust.reports.common import (
     source_of,
     write_page,
 )
+from mmrobust.reports.confidence import confidence_section
 from mmrobust.reports.headline import run_headline
 from mmrobust.reports.scores import scores_section
 from mmrobust.reports.training import duration_text, training_section
@@ -62,6 +63,7 @@ def report(run: str | Path | RunFolder, *, latex: bool = False) -> Path:
         "training": training_section(lines, evaluation, figures, source),
         "evaluation": scores_section(evaluation, figures, source) if evaluation else None,
         "classes": classes_section(folder, evaluation, figures, source) if evaluation else None,
+        "confidence": confidence_section(evaluation, figures, source) if evaluation else None,
         "model": model_table(evaluation, source) if evaluation else None,
         "labels": labels_section(evaluation, figures, source) if evaluation else None,
         "analysis": section(folder, figures, source),
