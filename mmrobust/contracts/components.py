@@ -107,8 +107,8 @@ class Context:
 class Component(nn.Module):
     """What all trainable kinds share.
 
-    Class attributes are promises, which the conformance kit checks. Nobody has to make them; those who do are made
-    faster by `accel/`, or can be exported.
+    Class attributes are promises, which the conformance kit checks. None of them is required. A component that
+    keeps one is faster (`accel/`), or can be exported.
 
     Attributes:
         positionwise: Each output step depends on the same input step alone, wherever and among how many it stands, and
@@ -289,7 +289,7 @@ class Dataset(ABC):
     notes: Sequence[str] = ()
 
     def posterior(self, split: str, batch: Batch) -> Posterior | None:
-        """What can be known of the labels from what noise left of these samples; None where nobody knows.
+        """What can be known of the labels from what noise left of these samples; None where it is not known.
 
         Decisions made from it are the limit that no model can pass.
 

@@ -30,7 +30,7 @@ class Shape:
     Attributes:
         width: Size of one step.
         length: Most steps there can be; 1 means pooled.
-        segments: What a joined stream is made of, each with its most steps; empty for any other stream.
+        segments: What a joined stream consists of, each with its most steps; empty for any other stream.
     """
 
     width: int
@@ -246,7 +246,7 @@ class Outputs:
         specific: F_M, `{key: b t d}`; empty where the recipe has no specific extractor.
         fused: What the fusion gives, `b s d`.
         prediction: `b c`.
-        notes: Side values of this pass, by whoever made them.
+        notes: Side values of this pass, which parts write and objectives read.
         batch: The batch that went in; set by the learning, never by the model.
     """
 

@@ -1,4 +1,4 @@
-"""From a recipe to a model: every part is built by its name, with what the house provides."""
+"""From a recipe to a model: every part is built by its name, with what its context provides."""
 
 from __future__ import annotations
 

@@ -57,9 +57,9 @@ class Additive(StepCorruption):
             ratio = ratios[m]
             low, high = ratio if isinstance(ratio, tuple) else (ratio, ratio)
             if not -_LIMIT <= low <= high <= _LIMIT:
-                told = f"[{low:g}, {high:g}]" if isinstance(ratio, tuple) else f"{low:g}"
+                given = f"[{low:g}, {high:g}]" if isinstance(ratio, tuple) else f"{low:g}"
                 rule = f"give decibels between {-_LIMIT:g} and {_LIMIT:g}, or a rising pair of them"
-                raise OptionError("snr", f"{told} is no signal-to-noise ratio; {rule}")
+                raise OptionError("snr", f"{given} is no signal-to-noise ratio; {rule}")
             self._ratios[m] = (low, high)
         self.snr = self._ratios
 
@@ -118,10 +118,10 @@ class Babble(Additive):
     """Mixes in another sample of the batch at a signal-to-noise ratio (a voice in the background).
 
     The other sample's modality is repeated from its beginning until it is as long as this one's, scaled to the wanted
-    power, and added; label and all else stay. The rate is the share of real steps where it is heard, on average.
+    power, and added; label and all else stay. The rate is the share of real steps that it covers, on average.
 
-    Who is heard depends on who is in the batch: the same samples in another batch meet another background. (In an
-    evaluation batches are always the same, in the split's order.) A sample that is alone in its batch hears nobody, and
+    The background depends on the batch: the same samples in another batch meet another background. (In an
+    evaluation batches are always the same, in the split's order.) A sample that is alone in its batch has no background, and
     nothing of it is erased; neither does one whose drawn partner lacks the modality.
 
     Args:
@@ -152,8 +152,8 @@ class Babble(Additive):
         self, m: str, stream: Stream, share: Tensor, generator: torch.Generator
     ) -> tuple[Tensor | None, Tensor]:
         x, hit = super().corrupt(m, stream, share, generator)
-        heard = (x != stream.x) & stream.mask.unsqueeze(-1)
-        return x, hit & heard.flatten(1).any(1, keepdim=True)
+        changed = (x != stream.x) & stream.mask.unsqueeze(-1)
+        return x, hit & changed.flatten(1).any(1, keepdim=True)
 
     def noise(self, stream: Stream, generator: torch.Generator) -> Tensor:
         count, device = len(stream.x), generator.device

@@ -141,8 +141,8 @@ class StepCorruption(Corruption):
         for steps in {mask.shape[1] for mask in masks.values()}:  # modalities of one length at once: many small steps
             names = [m for m, mask in masks.items() if mask.shape[1] == steps]
             shares, randoms = zip(*(drawn[m] for m in names), strict=True)
-            found = self._hit(torch.cat([masks[m] for m in names]), torch.cat(shares), torch.cat(randoms))
-            hits |= dict(zip(names, found.split(len(batch)), strict=True))
+            shared = self._hit(torch.cat([masks[m] for m in names]), torch.cat(shares), torch.cat(randoms))
+            hits |= dict(zip(names, shared.split(len(batch)), strict=True))
         return {m: (None, hits[m]) for m in self.chosen}
 
     def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> Struck:

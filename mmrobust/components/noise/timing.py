@@ -84,8 +84,8 @@ class TimeShift(Corruption):
         super().__init__(context, scope=scope, modalities=modalities)
         alike = not self.one and len(self.chosen) == len(context.modalities) > 1
         if alike and direction != "either":
-            told = f"'{direction}' shifts every modality alike, so that they stay aligned"
-            raise OptionError("direction", f"{told}; use either, scope: one_modality, or name some modalities")
+            reason = f"'{direction}' shifts every modality alike, so that they stay aligned"
+            raise OptionError("direction", f"{reason}; use either, scope: one_modality, or name some modalities")
         self.direction = direction
         self.fixed = direction != "either" and (not self.one or len(self.chosen) == 1)
 

@@ -1,4 +1,4 @@
-"""The ways to compute scaled dot-product attention, and what each of them asks for.
+"""The ways to compute scaled dot-product attention, and what each of them needs.
 
 All take query `b h s d`, key and value `b h t d` and mask `b t` (True where a key is real; None if all are), give `b h
 s d`, and give exactly zero for a sample that has no real key, so that a wholly absent modality never makes a NaN.
@@ -239,7 +239,7 @@ def timm(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tens
 
 @functools.cache
 def _timm_layer(heads: int, width: int, fused: bool) -> nn.Module:
-    """The layer without projections of its own; it reads its switch when it is made, hence `fused` in the key."""
+    """The layer without projections of its own; it reads its switch when it is built, hence `fused` in the key."""
     from timm.layers import Attention  # pyright: ignore
 
     with torch.device("meta"):
@@ -285,7 +285,7 @@ def flex(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tens
 def block_mask(mask: Tensor, queries: int) -> Any:
     """Which blocks of keys FlexAttention reads, from a mask `b t`; a `BlockMask`.
 
-    `create_block_mask` would evaluate all `b s t` pairs to find out; a mask over keys alone tells it in `b t`.
+    `create_block_mask` would evaluate all `b s t` pairs to find out; a mask over keys alone needs `b t`.
     """
     from torch.nn.attention.flex_attention import BlockMask
 

@@ -99,7 +99,7 @@ def automatic(case: Case) -> str:
 
 def passed_over(case: Case) -> dict[str, str]:
     """Why `auto` does not take each of the others."""
-    # Whether timm can be imported takes seconds to find out and is not the reason; doctor tells it.
+    # Whether timm can be imported takes seconds to find out and is not the reason; `doctor` says it.
     sure = lambda name: name == "timm" and "timm" not in sys.modules
     return {
         name: (None if sure(name) else backend.why_not(case)) or _slower(name, case)
@@ -126,7 +126,7 @@ def _slower(name: str, case: Case) -> str:
 
 
 def expected(device: str, precision: str) -> Case:
-    """What the settings of a recipe tell of the case before there is a model.
+    """What is known of the case from a recipe's settings, before there is a model.
 
     Args:
         device: `train.device`.
