@@ -112,8 +112,8 @@ class OneOf(Noise):
         self.noises = _made(context, noises)
         given = _numbers("weights", weights, len(noises), 1.0)
         if min(given) < 0 or sum(given) <= 0:
-            given_text = ", ".join(f"{w:g}" for w in given)
-            raise OptionError("weights", f"[{given_text}] are no weights; give numbers from 0, at least one of them above 0")
+            text = ", ".join(f"{w:g}" for w in given)
+            raise OptionError("weights", f"[{text}] are no weights; give numbers from 0, at least one of them above 0")
         if not 0 <= clean <= 1:
             raise OptionError("clean", f"{clean:g} is no share of samples; give 0 to 1")
         self.weights = [w / sum(given) * (1 - clean) for w in given]
