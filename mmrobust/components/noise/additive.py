@@ -121,8 +121,8 @@ class Babble(Additive):
     power, and added; label and all else stay. The rate is the share of real steps that it covers, on average.
 
     The background depends on the batch: the same samples in another batch meet another background. (In an
-    evaluation batches are always the same, in the split's order.) A sample that is alone in its batch has no background,
-    and nothing of it is erased; neither does one whose drawn partner lacks the modality.
+    evaluation batches are always the same, in the split's order.) A sample that is alone in its batch has no
+    background, and nothing of it is erased; neither does one whose drawn partner lacks the modality.
 
     Args:
         context: What mmrobust provides.
