@@ -15,7 +15,7 @@ from mmrobust.robustness.sweep import Grid, sweep
 PAIR = Size({"audio": (8, 6), "vision": (8, 4)}, 6, 24, 12)
 UNALIGNED = Size({"text": (6, 7), "audio": (11, 3), "vision": (9, 5)}, None, 24, 12, aligned=False)
 SMALL = ["model.width=16", "model.fusion.heads=8"]
-FLATTEN = ["learning.views.type_1.objectives=[task, modality_adversary]",
+FLATTEN = ["learning.views.type_1.objectives=[task, {use: modality_adversary, explain: after}]",
            "learning.views.type_2.objectives=[task, noise_adversary]"]  # fmt: skip
 CASES = {"regression, unaligned": (UNALIGNED, []), "classes, all steps in a row": (PAIR, FLATTEN)}
 

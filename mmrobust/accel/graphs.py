@@ -34,7 +34,7 @@ class _Capture:
     seen: int = 0
     graph: torch.cuda.CUDAGraph | None = None
     leaves: list[Tensor] = field(default_factory=list)
-    fraction: Tensor | None = None
+    progress: Progress | None = None
     values: Tensor | None = None
 
 
@@ -92,10 +92,12 @@ class Graphed:
                 torch.cuda.synchronize()
                 self.clear()
                 return self._give_up(f"this step cannot be captured ({cause})", views, progress)
-        assert one.graph is not None and one.fraction is not None and one.values is not None
+        assert one.graph is not None and one.progress is not None and one.values is not None
         for kept, leaf in zip(one.leaves, leaves, strict=True):
             kept.copy_(leaf)
-        one.fraction.copy_(progress.fraction)
+        one.progress.fraction.copy_(progress.fraction)
+        if one.progress.lr is not None and progress.lr is not None:
+            one.progress.lr.copy_(progress.lr)
         one.graph.replay()
         return one.values.clone()
 
@@ -113,17 +115,18 @@ class Graphed:
     ) -> None:
         """Captures a step; nothing is computed yet."""
         one.leaves = [leaf.clone() for leaf in leaves]
-        one.fraction = progress.fraction.clone()
+        lr = None if progress.lr is None else progress.lr.clone()
+        one.progress = replace(progress, fraction=progress.fraction.clone(), lr=lr)
         views = pytree.tree_unflatten([one.leaves[i] for i in order], spec)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with _no_collection(), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            one.values = self.learn(views, replace(progress, fraction=one.fraction))
+            one.values = self.learn(views, one.progress)
         one.graph = graph
 
     def _reads_epoch(self, views: Inputs, progress: Progress) -> bool:
-        watched = _Watched(progress.epoch, progress.fraction)
+        watched = _Watched(progress.epoch, progress.fraction, progress.lr)
         device = progress.fraction.device
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self.forward(views, watched)

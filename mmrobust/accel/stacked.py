@@ -39,6 +39,7 @@ class Stacked:
         self.modules = list(modules)
         self.seeds = len(self.modules)
         self.losses, self.memories = modules[0].losses, modules[0].memories
+        self.adversaries = modules[0].adversaries
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}
         for name, own in _tensors(modules, nn.Module.named_parameters).items():
@@ -52,8 +53,10 @@ class Stacked:
             for owner, leaf, name in _buffers(module):
                 owner._buffers[leaf] = self.buffers[name][number]
 
-    def __call__(self, views: Views, progress: Progress) -> tuple[Tensor, Tensor, dict[str, Outputs]]:
-        """The sum of the seeds' losses, the values of each `k n`, and the outputs of each, `k ...`.
+    def __call__(
+        self, views: Views, progress: Progress
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Outputs]]:
+        """The sum of the seeds' losses, the values of each `k n`, the sums of adversaries' losses, the outputs `k ...`.
 
         Args:
             views: Those of the seeds, stacked: `k b ...`.
@@ -63,8 +66,10 @@ class Stacked:
         def one(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], views: Views) -> Any:
             return functional_call(self.modules[0], {**parameters, **buffers}, (views, progress))
 
-        total, values, outputs = vmap(one, randomness="different")(self.parameters, self.buffers, dict(views))
-        return total.sum(), values.flatten(0, 1), outputs  # no seed's loss depends on another's weights
+        run = vmap(one, randomness="different")
+        total, values, opposing, outputs = run(self.parameters, self.buffers, dict(views))
+        opposing = {key: loss.sum() for key, loss in opposing.items()}
+        return total.sum(), values.flatten(0, 1), opposing, outputs  # no seed's loss depends on another's weights
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The stacked parameters, `k ...`, by name."""
@@ -102,8 +107,8 @@ class Stacked:
         parts = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
         return torch.linalg.vector_norm(parts, dim=0)
 
-    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float) -> None:
-        """Scales the gradients, in place, of each seed whose norm is larger than `at`."""
+    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float | Tensor) -> None:
+        """Scales the gradients, in place, of each seed whose norm is larger than `at`, a number or `k`."""
         share = (at / (norms + 1e-6)).clamp(max=1)
         for g in gradients:
             g.mul_(share.view(-1, *[1] * (g.dim() - 1)))
@@ -144,7 +149,7 @@ def refusal(modules: Sequence[Any], views: Sequence[Views], progress: Progress) 
     """
     stack = Stacked(modules)
     try:
-        total, _, _ = stack(stack.gather(views), progress)
+        total, _, _, _ = stack(stack.gather(views), progress)
         torch.autograd.grad(total, list(stack.parameters.values()), allow_unused=True)
     except Exception as error:  # a part of anyone's, doing anything
         return error

@@ -207,14 +207,29 @@ class Objective(Component):
         reads: Names of other views whose outputs it needs; they run even if they list no objective.
         needs: Keys of `notes` that it reads; a part of the model has to name each in its `writes`.
         weight: Factor of the loss in the sum; `weight` is reserved in a recipe and set by the builder.
+        figures: Names of the scalars that `forward` returns beside its loss, to be logged; empty for none.
+        adversarial: It works against the other objectives; training logs the norm of its gradient on the generic
+            extractor, and of theirs.
+        detached: It gets generic features (in `out` and `views`) that were computed again from U' without the history
+            of U': its gradient moves the generic extractor, and nothing before it.
+        limited: Its gradient moves the generic extractor alone, and is scaled down where it is longer than that of the
+            other objectives. Such an objective owns nothing that the optimizer trains.
+        caution: What a user should know of the options that were chosen, in one line; empty for nothing.
     """
 
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     weight: float = 1.0
+    figures: tuple[str, ...] = ()
+    adversarial: bool = False
+    detached: bool = False
+    limited: bool = False
+    caution: str = ""
 
-    def forward(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> Tensor:
-        """The loss of one view, a scalar, before its weight.
+    def forward(
+        self, out: Outputs, views: Mapping[str, Outputs], progress: Progress
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one view, a scalar, before its weight; or the loss and a scalar for each name in `figures`.
 
         Args:
             out: The view that lists this objective; `out.batch` is its (noisy) batch, `out.batch.clean` the clean one.
@@ -224,7 +239,18 @@ class Objective(Component):
         raise NotImplementedError
 
     def update(self, out: Outputs, views: Mapping[str, Outputs], progress: Progress) -> None:
-        """Changes memory, once a step, after backward and before the optimizer's step, without gradients."""
+        """Changes memory, once a step, after backward and before the optimizer's step, without gradients.
+
+        Memory is buffers, and parameters that require no gradient (a network with an optimizer of its own).
+        """
+
+    def remark(self, figures: Mapping[str, float]) -> str | None:
+        """What a user should know at the end of training, in one line; None for nothing.
+
+        Args:
+            figures: The mean of each of `figures` over the last epoch.
+        """
+        return None
 
 
 class Noise(ABC):

@@ -266,10 +266,12 @@ class Progress:
     Attributes:
         epoch: Epochs finished.
         fraction: Steps done over all steps, 0 to 1, a 0-d tensor so that compiled code is not compiled anew.
+        lr: The learning rate of this step, 0-d; None where nothing is trained.
     """
 
     epoch: int
     fraction: Tensor
+    lr: Tensor | None = None
 
 
 def draw_rate(rate: Rate, count: int, generator: torch.Generator) -> Tensor:

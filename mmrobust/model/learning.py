@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mmrobust.contracts import Batch, Noise, Objective, Outputs, Progress, Rate
+from mmrobust.contracts import Batch, Noise, Objective, Outputs, Progress, Rate, Streams
 from mmrobust.model.model import Model
 
 
@@ -61,7 +61,8 @@ class Learning(nn.Module):
         Returns:
             The weighted sum; each loss before its weight, by `view.objective`; each view's outputs.
         """
-        return self.compute(model, self.draw(batch.zeroed(), generator), progress)
+        total, parts, _, views = self.compute(model, self.draw(batch.zeroed(), generator), progress)
+        return total, parts, views
 
     @torch.no_grad()
     def draw(self, batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
@@ -78,15 +79,39 @@ class Learning(nn.Module):
 
     def compute(
         self, model: Model, batches: Mapping[str, Batch], progress: Progress
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Outputs]]:
-        """What `losses` returns, of views that are drawn already; nothing random but dropout is left in it."""
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Outputs]]:
+        """The loss of one step, of views that are drawn already; nothing random but dropout is left in it.
+
+        Args:
+            model: What is trained.
+            batches: The views.
+            progress: How far training has come.
+
+        Returns:
+            The weighted sum, without the limited objectives; each loss before its weight, by `view.objective`; what
+            objectives report beside it, by `figures`; each view's outputs.
+        """
         outputs = self.run(model, batches)
         views = {name: replace(outputs[name], batch=batch) for name, batch in batches.items()}
-        parts = {key: f(views[key.split(".")[0]], views, progress) for key, f in self.named_objectives()}
+        detached: dict[str, Outputs] = {}
+        if any(objective.detached for _, objective in self.named_objectives()):
+            detached = {name: replace(out, generic=self._again(model, out)) for name, out in views.items()}
         total = torch.zeros((), device=next(iter(batches.values())).index.device)
+        parts: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
         for key, objective in self.named_objectives():
-            total = total + objective.weight * parts[key]
-        return total, parts, views
+            read = detached if objective.detached else views
+            result = objective(read[key.split(".")[0]], read, progress)
+            parts[key], own = result if isinstance(result, tuple) else (result, {})
+            figures |= {f"{key}.{name}": own[name].detach() for name in objective.figures}
+            if not objective.limited:  # the step adds the gradient of one that is
+                total = total + objective.weight * parts[key]
+        return total, parts, figures, views
+
+    @staticmethod
+    def _again(model: Model, out: Outputs) -> Streams:
+        """F_NR of U' without its history, `{key: b t d}`: gradients end at the generic extractor."""
+        return model.extract({m: stream.map(Tensor.detach) for m, stream in out.encoded.items()}, {})
 
     def run(self, model: Model, batches: Mapping[str, Batch]) -> dict[str, Outputs]:
         """The model's outputs for each view."""
@@ -97,6 +122,11 @@ class Learning(nn.Module):
         """Lets every objective change its memory; once a step, after backward, before the optimizer's step."""
         for key, objective in self.named_objectives():
             objective.update(views[key.split(".")[0]], views, progress)
+
+    @property
+    def figures(self) -> list[str]:
+        """What objectives report beside their losses, by `view.objective.figure`."""
+        return [f"{key}.{name}" for key, objective in self.named_objectives() for name in objective.figures]
 
     def named_objectives(self) -> list[tuple[str, Objective]]:
         """Every objective by `view.objective`."""

@@ -82,7 +82,11 @@ class Model(nn.Module):
     def encode(self, features: Streams, notes: dict[str, Any]) -> tuple[Streams, Streams, Streams]:
         """The first half of `forward`: U' `{m: b t_m n}`, F_NR `{key: b t d}` and F_M `{key: b t d}`."""
         encoded = self._tidy(self.encoder(self._tidy({m: features[m] for m in self.modalities}), notes))
-        return encoded, self._tidy(self.generic(encoded, notes)), self._tidy(self.specific(encoded, notes))
+        return encoded, self.extract(encoded, notes), self._tidy(self.specific(encoded, notes))
+
+    def extract(self, encoded: Streams, notes: dict[str, Any]) -> Streams:
+        """F_NR `{key: b t d}` of U' `{m: b t_m n}`."""
+        return self._tidy(self.generic(encoded, notes))
 
     def fuse(self, encoded: Streams, generic: Streams, specific: Streams, notes: dict[str, Any]) -> Outputs:
         """The second half of `forward`: fusion and head; `encoded` is passed on to the outputs."""

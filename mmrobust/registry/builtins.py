@@ -89,7 +89,24 @@ def mmrobust_register(registry: Registrar) -> None:
     add(
         "objective",
         "modality_adversary",
-        f"{objective}:ModalityAdversary",
-        summary="makes generic features hide their modality (D1)",
+        f"{components}.adversary:ModalityAdversary",
+        summary="makes generic features hide their modality from a trained D1",
     )
-    add("objective", "noise_adversary", f"{objective}:NoiseAdversary", summary="makes generic features hide noise (D2)")
+    add(
+        "objective",
+        "noise_adversary",
+        f"{components}.adversary:NoiseAdversary",
+        summary="makes generic features hide noise from a trained D2",
+    )
+    add(
+        "objective",
+        "modality_discriminant",
+        f"{components}.discriminant:ModalityDiscriminant",
+        summary="makes generic features hide their modality from the best linear D1, in closed form",
+    )
+    add(
+        "objective",
+        "noise_discriminant",
+        f"{components}.discriminant:NoiseDiscriminant",
+        summary="makes generic features hide noise from the best linear D2, in closed form",
+    )

@@ -61,7 +61,7 @@ def run(subject: Subject, module: Any, inputs: Inputs, around: Surroundings | No
     }
     with quiet_random(3):
         out = subject.call(module, given, around)
-    parameters = dict(module.named_parameters()) if trained else {}
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad} if trained else {}
     wanted = [*leaves.values(), *parameters.values()]
     loss = score(out)
     values = torch.autograd.grad(loss, wanted, allow_unused=True) if loss.requires_grad else [None] * len(wanted)

@@ -27,7 +27,8 @@ def as_streams(kind: str, out: Any, given: Mapping[str, Any]) -> Streams:
     """
     match kind:
         case "objective":
-            out = {"loss": Stream.pooled(_typed(out, Tensor, "the loss").reshape(1, 1))}
+            loss = out[0] if isinstance(out, tuple) else out
+            out = {"loss": Stream.pooled(_typed(loss, Tensor, "the loss").reshape(1, 1))}
         case "head" | "discriminator":
             if _typed(out, Tensor, "the output").ndim != 2:
                 raise Failed("the output has the shape b c", f"{tuple(out.shape)}")

@@ -258,7 +258,8 @@ class Subject:
                         f"a part beside it that writes the notes {missing}: --beside SLOT=NAME, or beside={{...}}"
                     )
                     raise Failed(expected, "there is none")
-                return {"out": views["here"], "views": views, "progress": Progress(1, torch.tensor(0.5))}
+                progress = Progress(1, torch.tensor(0.5), torch.tensor(1e-3))
+                return {"out": views["here"], "views": views, "progress": progress}
             case "noise":
                 features = inputs["features"]
                 batch = Batch.fresh(features, around.label(len(next(iter(features.values())).x)))

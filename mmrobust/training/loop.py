@@ -33,6 +33,9 @@ def fit(seeds: Sequence[Seed], meter: Meter | None = None, interrupt: Interrupt 
     meter = Meter("", 1, quiet=True) if meter is None else meter
     if slow := slow_precision(seeds[0].settings.precision, seeds[0].device):
         seeds[0].log(slow)
+    for key, objective in seeds[0].learning.named_objectives():
+        if objective.caution and not seeds[0].state.epoch:
+            seeds[0].log(f"{key}: {objective.caution}")
     for seed in seeds:
         if seed.state.epoch and not seed.done:
             seed.log(f"goes on after epoch {seed.state.epoch}")

@@ -187,7 +187,8 @@ class Seed:
 
     def progress(self) -> Progress:
         """How far training has come at the next step."""
-        return Progress(self.state.epoch, torch.full((), self.state.step / self.steps, device=self.device))
+        scalar = lambda value: torch.full((), value, device=self.device)
+        return Progress(self.state.epoch, scalar(self.state.step / self.steps), scalar(self.rate()))
 
     def record(self, step: Step, update: Sequence[Tensor], values: Tensor) -> None:
         """Keeps what a step reported, and looks at it where it is time to; looking waits for a GPU.
@@ -295,11 +296,12 @@ class Seed:
         """The line for `metrics.jsonl` of an epoch whose steps are done."""
         loss = {name: total / len(self.epoch.updates) for name, total in self.epoch.sums.items()}
         gradient = loss.pop("gradient")
+        figures = {name: loss.pop(name) for name in (*self.learning.figures, *step.norms)}
         scores = {} if self.select is None else self._validate(self.select)
         seconds = round(time.perf_counter() - self.epoch.started, 3)
         return {
             "seed": self.number, "epoch": self.epoch.number, "step": self.state.step, "lr": step.lr, "loss": loss,
-            "gradient": gradient, "valid": scores, "seconds": seconds,
+            "gradient": gradient, "figures": figures, "valid": scores, "seconds": seconds,
         }  # fmt: skip
 
     def _validate(self, select: str) -> dict[str, float]:
@@ -323,6 +325,10 @@ class Seed:
         self.meter.say(text, plain_only=True, timed=True)
         if self.state.finished:
             self.log(summary(self.state, epochs))
+            for key, objective in self.learning.named_objectives():
+                own = {name: line["figures"][f"{key}.{name}"] for name in objective.figures}
+                if remark := objective.remark(own):
+                    self.log(f"{key}: {remark}")
 
 
 def steps_of_epoch(samples: int, settings: TrainSettings) -> int:

@@ -35,7 +35,8 @@ for _form in (Batch, Outputs):
 Views = Mapping[str, Batch]
 #: What a checkpoint keeps of a seed besides its weights: `<parameter>/<moment>`.
 Moments = Mapping[str, Tensor]
-Losses = tuple[Tensor, Tensor, dict[str, Outputs]]
+#: The loss to be lowered, what is reported, the losses of adversaries, and the outputs of each view.
+Losses = tuple[Tensor, Tensor, dict[str, Tensor], dict[str, Outputs]]
 
 
 class Trainable(Protocol):
@@ -43,13 +44,16 @@ class Trainable(Protocol):
 
     Attributes:
         seeds: How many seeds it is, k.
-        losses: Names of what `__call__` reports: the whole loss, then each of its parts before its weight.
+        losses: Names of what `__call__` reports: the whole loss, each of its parts before its weight, and what the
+            objectives report beside it.
+        adversaries: The objectives that work against the others, and whether their gradient is limited.
         memories: The objectives that keep a memory.
         leading: How many dimensions its parameters have before those of a seed's own: 0 or 1.
     """
 
     seeds: int
     losses: list[str]
+    adversaries: dict[str, bool]
     memories: list[str]
     leading: int
 
@@ -59,7 +63,7 @@ class Trainable(Protocol):
         ...
 
     def __call__(self, views: Views, progress: Progress) -> Losses:
-        """The loss to be lowered, 0-d; `losses`, `k n`; the outputs, where an objective keeps a memory."""
+        """See `Losses`: 0-d; what `losses` says, `k n`; each 0-d; the outputs where an objective keeps a memory."""
         ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -82,8 +86,8 @@ class Trainable(Protocol):
         """The norm of each seed's gradient, `k`."""
         ...
 
-    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float) -> None:
-        """Scales the gradients, in place, of each seed whose norm is larger than `at`."""
+    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float | Tensor) -> None:
+        """Scales the gradients, in place, of each seed whose norm is larger than `at`, a number or `k`."""
         ...
 
     def join(self, own: Sequence[Tensor]) -> Tensor:
@@ -116,14 +120,17 @@ class Trained(nn.Module):
         self.model = model
         self.learning = learning
         objectives = learning.named_objectives()
-        self.losses = ["total", *(key for key, _ in objectives)]
+        self.losses = ["total", *(key for key, _ in objectives), *learning.figures]
+        self.adversaries = {key: objective.limited for key, objective in objectives if objective.adversarial}
+        self.weights_of_losses = {key: objective.weight for key, objective in objectives}
         self.memories = [key for key, objective in objectives if type(objective).update is not Objective.update]
 
     def forward(self, views: Views, progress: Progress) -> Losses:
         """See `Trainable.__call__`."""
-        total, parts, outputs = self.learning.compute(self.model, views, progress)
-        values = torch.stack([_precise(value) for value in (total, *parts.values())])
-        return total, values.unsqueeze(0), outputs if self.memories else {}
+        total, parts, figures, outputs = self.learning.compute(self.model, views, progress)
+        values = torch.stack([_precise(value) for value in (total, *parts.values(), *figures.values())])
+        opposing = {key: self.weights_of_losses[key] * parts[key] for key in self.adversaries}
+        return total, values.unsqueeze(0), opposing, outputs if self.memories else {}
 
     def gather(self, drawn: Sequence[Views]) -> Views:
         """See `Trainable.gather`."""
@@ -137,8 +144,9 @@ class Trained(nn.Module):
         """See `Trainable.norms`."""
         return nn.utils.get_total_norm(gradients).unsqueeze(0)
 
-    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float) -> None:
+    def shorten(self, gradients: Sequence[Tensor], norms: Tensor, at: float | Tensor) -> None:
         """See `Trainable.shorten`."""
+        at = at[0] if isinstance(at, Tensor) else at
         # Where a norm can be looked at without waiting, what is short enough is not multiplied by one.
         if norms.device.type != "cpu" or not norms.item() <= at:
             share = (at / (norms[0] + 1e-6)).clamp(max=1.0)
@@ -167,7 +175,11 @@ class Step:
         moments: What `rest` has given of each seed, or a checkpoint; empty for a seed that has made no step.
 
     Attributes:
-        names: What a step reports: the loss, each of its parts before its weight, and the norm of the gradient.
+        names: What a step reports: the loss, each of its parts before its weight, what the objectives report, the norm
+            of the gradient, and `norms`.
+        norms: Of the gradient on the generic extractor: that of each adversary, `view.objective.gradient`, and of all
+            other objectives together, `task.gradient`; empty without an adversary.
+        opposing: Gradients of the adversaries on the generic extractor, added up over the batches of an update.
         optimizer: Holds the moments.
         scaler: Scales the loss where the precision is fp16.
         average: The moving average of the weights, by name; empty without `train.ema` and before the first step. At
@@ -185,7 +197,9 @@ class Step:
         moments: Sequence[Moments] = (),
     ) -> None:
         self.trained, self.settings, self.device, self.log = trained, settings, device, log
-        self.names = [*trained.losses, "gradient"]
+        self.norms = [*(f"{key}.gradient" for key in trained.adversaries), "task.gradient"] if trained.adversaries else []
+        self.names = [*trained.losses, "gradient", *self.norms]
+        self.opposing: dict[str, list[Tensor]] = {}
         self.weights = {name: p for name, p in trained.named_parameters() if p.requires_grad}
         decays = [(p, p.dim() - trained.leading >= 2) for p in self.weights.values()]
         self.optimizer = build_optimizer(decays, settings, device)
@@ -222,7 +236,12 @@ class Step:
         return values
 
     def update(self) -> Tensor:
-        """Moves the weights along the gradients that are there and forgets them; their norms before clipping, `k`."""
+        """Moves the weights along the gradients that are there and forgets them.
+
+        Returns:
+            The norm of each seed's gradient before clipping, and `norms`, `k n`.
+        """
+        opposing = self._oppose()
         self.scaler.unscale_(self.optimizer)
         norms = _precise(self._clip())
         self.scaler.step(self.optimizer)
@@ -230,7 +249,7 @@ class Step:
         self.optimizer.zero_grad()
         if self.settings.ema is not None:
             self._move_average(self.settings.ema)
-        return norms
+        return torch.stack([norms, *opposing], -1)
 
     def set_rate(self, rate: float) -> None:
         """Sets the learning rate; in place where the optimizer reads it from the device."""
@@ -249,7 +268,7 @@ class Step:
     def _learn(self, batches: Sequence[Views], progress: Progress) -> Tensor:
         losses = [self.backward(views, progress, 1 / len(batches)) for views in batches]
         mean = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
-        return torch.cat([mean, self.update().unsqueeze(-1)], -1)
+        return torch.cat([mean, self.update()], -1)
 
     def _backward(self, views: Views, progress: Progress, share: float) -> tuple[Tensor, dict[str, Outputs]]:
         if self._compiled is not None:
@@ -265,17 +284,63 @@ class Step:
         self, forward: Callable[[Views, Progress], Losses], views: Views, progress: Progress, share: float
     ) -> tuple[Tensor, dict[str, Outputs]]:
         try:
-            total, values, outputs = forward(views, progress)
-            self.scaler.scale(total if share == 1 else total * share).backward()
+            total, values, opposing, outputs = forward(views, progress)
+            scaled = lambda loss: self.scaler.scale(loss if share == 1 else loss * share)
+            for key, loss in opposing.items():
+                self._keep_opposing(key, scaled(loss))
+            if total.requires_grad:  # a limited adversary is no part of it
+                scaled(total).backward()
         except RuntimeError as error:
             if self.lenient or "does not have a deterministic implementation" not in str(error):
                 raise
             self.lenient = True
             torch.use_deterministic_algorithms(True, warn_only=True)
             self.optimizer.zero_grad()
+            self.opposing.clear()
             self.log(f"steps are not the same bits every time on this GPU: {first_line(error)}")
             return self._through(forward, views, progress, share)
         return values, outputs
+
+    def _generic(self) -> list[nn.Parameter]:
+        """The weights of the generic extractor."""
+        return [p for name, p in self.weights.items() if name.startswith("model.generic.")]
+
+    def _keep_opposing(self, key: str, loss: Tensor) -> None:
+        """Adds the gradient of an adversary on the generic extractor to that of the update's other batches."""
+        weights = self._generic()
+        own = [None] * len(weights)
+        if loss.requires_grad and weights:
+            own = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+        own = [torch.zeros_like(p) if g is None else g for p, g in zip(weights, own, strict=True)]
+        before = self.opposing.get(key)
+        self.opposing[key] = own if before is None else [a + b for a, b in zip(before, own, strict=True)]
+
+    @torch.no_grad()
+    def _oppose(self) -> list[Tensor]:
+        """Adds the gradients of limited adversaries, none longer than that of the other objectives; what `norms` says.
+
+        The gradients of adversaries that are not limited are in the weights' already.
+        """
+        opposing, self.opposing = self.opposing, {}
+        if not self.norms:
+            return []
+        weights = self._generic()
+        if not weights:
+            zero = torch.zeros(self.trained.seeds, device=self.device)
+            return [zero] * len(self.norms)
+        others = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in weights]
+        for key, limited in self.trained.adversaries.items():
+            if not limited:
+                others = [a - b for a, b in zip(others, opposing[key], strict=True)]
+        most, norms = self.trained.norms(others), []
+        for key, limited in self.trained.adversaries.items():
+            norms.append(self.trained.norms(opposing[key]))
+            if limited:
+                self.trained.shorten(opposing[key], norms[-1], most)
+                for p, g in zip(weights, opposing[key], strict=True):
+                    p.grad = g if p.grad is None else p.grad.add_(g)
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        return [_precise(norm) / scale for norm in (*norms, most)]
 
     def _clip(self) -> Tensor:
         moved = [p for group in self.optimizer.param_groups for p in group["params"]]

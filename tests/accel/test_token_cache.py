@@ -22,7 +22,8 @@ from mmrobust.components.fusion import Concat, CrossAttention
 from mmrobust.components.generic_extractor import Identity, SharedMLP
 from mmrobust.components.head import MeanPoolLinear
 from mmrobust.components.noise import FrameDrop, WindowErase
-from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss
+from mmrobust.components.adversary import ModalityAdversary, NoiseAdversary
+from mmrobust.components.objective import TaskLoss
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import (
     Batch,
@@ -141,7 +142,7 @@ def passes(model: Model, learning: Learning, batch: Batch, seed: int) -> list[di
     results = []
     for of, learning in (fast(model, learning), (model, learning)):  # noqa: B020
         views = learning.draw(batch.zeroed(), generator(seed))
-        total, parts, out = learning.compute(of, views, PROGRESS)
+        total, parts, _, out = learning.compute(of, views, PROGRESS)
         values: dict[str, Tensor] = {"total": total, **parts}
         for name, view in out.items():
             values |= {f"{name} prediction": view.prediction, f"{name} fused": view.fused.x}

@@ -10,7 +10,7 @@ from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
 from mmrobust.components.generic_extractor import SharedMLP
 from mmrobust.components.head import MeanPoolLinear, ModalityPool
-from mmrobust.components.objective import ModalityAdversary, NoiseAdversary, TaskLoss
+from mmrobust.components.objective import TaskLoss
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
 from mmrobust.errors import OptionError
@@ -174,8 +174,8 @@ def test_concatenation_is_the_mean_of_the_real_steps_side_by_side() -> None:
 def test_the_task_loss_of_a_regression(loss: str, function) -> None:
     out = outputs(label=torch.linspace(-3, 3, 5))
     assert out.batch is not None and out.batch.label is not None
-    told = TaskLoss(CONTEXT, loss=loss)(out, {}, PROGRESS)  # type: ignore[arg-type]
-    torch.testing.assert_close(told, function(out.prediction[:, 0], out.batch.label))
+    value = TaskLoss(CONTEXT, loss=loss)(out, {}, PROGRESS)  # type: ignore[arg-type]
+    torch.testing.assert_close(value, function(out.prediction[:, 0], out.batch.label))
 
 
 def test_the_task_loss_of_several_decisions_is_the_cross_entropy_over_pairs_of_logits() -> None:
@@ -183,61 +183,11 @@ def test_the_task_loss_of_several_decisions_is_the_cross_entropy_over_pairs_of_l
     label = torch.tensor([[0, 1, 0, 1]] * 5)
     out = outputs(label=label)
     out = Outputs({}, {}, {}, out.fused, torch.randn(5, 8), {}, out.batch)
-    told = TaskLoss(Context(tuple(RAW), task, 16, RAW))(out, {}, PROGRESS)
-    torch.testing.assert_close(told, F.cross_entropy(out.prediction.view(20, 2), label.view(20)))
+    value = TaskLoss(Context(tuple(RAW), task, 16, RAW))(out, {}, PROGRESS)
+    torch.testing.assert_close(value, F.cross_entropy(out.prediction.view(20, 2), label.view(20)))
 
 
 def test_a_regression_loss_for_classes_is_refused() -> None:
     context = Context(tuple(RAW), Task("classification", 3, "classification"), 16, RAW)
     with pytest.raises(OptionError, match="'mae' is for a regression, and this task is a classification"):
         TaskLoss(context, loss="mae")
-
-
-def test_adversary_1_is_the_cross_entropy_of_naming_each_features_modality() -> None:
-    part = ModalityAdversary(CONTEXT, discriminator=Part("linear", {"pool": "mean"}))
-    out = outputs()
-    logits = []
-    for m in RAW:
-        explained = out.generic[m].map(part.explain[m])
-        logits += [part.discriminator(explained), part.discriminator(out.specific[m])]
-    target = torch.tensor([0, 0, 1, 1, 2, 2]).repeat_interleave(5)
-    torch.testing.assert_close(part(out, {}, PROGRESS), F.cross_entropy(torch.cat(logits), target))
-
-
-def test_adversary_1_trains_the_specific_extractor_only_when_asked() -> None:
-    for asked in (False, True):
-        out = outputs()
-        ModalityAdversary(CONTEXT, train_specific=asked)(out, {}, PROGRESS).backward()
-        assert (out.specific["text"].x.grad is not None) == asked
-
-
-def test_adversary_2_decides_for_each_modality_whether_it_was_corrupted() -> None:
-    part = NoiseAdversary(CONTEXT)
-    erased = {m: torch.zeros(5, shape.length, dtype=torch.bool) for m, shape in RAW.items()}
-    erased["text"][0, 0] = erased["vision"][3, 0] = True
-    out = outputs(erased=erased)
-    truth = torch.zeros(5, 3)
-    truth[0, 0] = truth[3, 2] = 1
-    logits = torch.cat([part.discriminator(out.generic[m]) for m in RAW], 1)
-    torch.testing.assert_close(part(out, {}, PROGRESS), F.binary_cross_entropy_with_logits(logits, truth))
-
-
-def test_adversary_2_can_name_the_corrupted_modality_instead() -> None:
-    part = NoiseAdversary(CONTEXT, target="which", discriminator=Part("linear", {"pool": "mean"}))
-    erased = {m: torch.zeros(5, shape.length, dtype=torch.bool) for m, shape in RAW.items()}
-    erased["audio"][2, 0] = True
-    told = part(outputs(erased=erased), {}, PROGRESS)
-    assert part.discriminator.linear.out_features == 3
-    moved = outputs(erased=erased)
-    moved.generic["text"].x.data[0] += 10  # a sample that nothing corrupted has no answer
-    torch.testing.assert_close(part(moved, {}, PROGRESS), told)
-    nothing = {m: torch.zeros_like(e) for m, e in erased.items()}
-    assert part(outputs(erased=nothing), {}, PROGRESS) == 0
-
-
-def test_the_flattening_discriminator_sees_where_and_fills_shorter_modalities_with_zeros() -> None:
-    part = NoiseAdversary(CONTEXT)
-    assert part.discriminator.linear.in_features == 6 * 8
-    x = streams()["vision"]
-    row = F.pad(x.x, (0, 0, 0, 5)).reshape(5, 48)
-    torch.testing.assert_close(part.discriminator(x), part.discriminator.linear(row))

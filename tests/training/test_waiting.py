@@ -52,7 +52,7 @@ def test_neither_waits_in_a_forward_pass(recipe: str, schedule: str) -> None:
         views = {name: batch.noisy(batch.features, erased) for name in learning.views}
         progress = Progress(0, torch.zeros((), device="cuda"))
         with Waits() as waits:
-            total, _, _ = learning.compute(model, views, progress)
+            total, _, _, _ = learning.compute(model, views, progress)
     assert total.device.type == "cuda"
     assert waits.seen == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,14 +30,19 @@ def update(subject: Subject, module: Any, inputs: Inputs) -> None:
 
 @check(Objective)
 def check_objective_loss(subject: Subject) -> None:
-    """The loss is one finite number, with nothing erased, with something erased and with everything erased.
+    """The loss and each figure are one finite number, with nothing, with something and with everything erased.
 
     Rates are drawn from 0 on, so a batch in which nothing is erased comes up sooner or later, and one NaN ends the
     run.
     """
     module, inputs = subject.ready()
     for share, erased in ((None, "a mixture"), (0.0, "nothing"), (1.0, "everything")):
-        loss = module(*subject.arguments(module, inputs, share=share).values())
+        loss, figures = _result(module, subject.arguments(module, inputs, share=share))
+        if set(figures) != set(module.figures):
+            raise Failed(f"the figures {', '.join(module.figures) or 'none'}", f"{', '.join(figures) or 'none'}")
+        for name, value in figures.items():
+            if value.ndim or not value.isfinite():
+                raise Failed(f"a finite figure '{name}' of shape () where {erased} is erased", f"{value}")
         if loss.ndim or not loss.isfinite():
             came = f"a tensor of shape {tuple(loss.shape)}" if loss.ndim else f"{loss.item()}"
             raise Failed(f"a finite loss of shape () where {erased} is erased", came)
@@ -57,7 +63,7 @@ def check_objective_reaches(subject: Subject) -> None:
     for stage in ("encoded", "generic", "specific"):
         values |= {f"{stage} '{key}'": stream.x for key, stream in getattr(out, stage).items()}
     values = {name: value for name, value in values.items() if value.requires_grad}
-    loss = module(*given.values())
+    loss, _ = _result(module, given)
     gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True) if loss.requires_grad else []
     if not any(g is not None and g.any() for g in gradients):
         raise Failed(f"a gradient for one of {', '.join(values)}", "none")
@@ -65,13 +71,13 @@ def check_objective_reaches(subject: Subject) -> None:
 
 @check(Objective)
 def check_objective_update(subject: Subject) -> None:
-    """`update` changes buffers only: no parameter, nothing that the model computed; and it keeps no graph.
+    """`update` changes no parameter that the optimizer moves, nothing that the model computed; it keeps no graph.
 
     It runs between backward and the optimizer's step. A changed parameter would be stepped with a gradient of another
     point; a kept graph fills the memory over an epoch.
     """
     module, inputs = subject.ready()
-    parameters = {name: p.detach().clone() for name, p in module.named_parameters()}
+    parameters = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
     names = set(module.state_dict())
     given = subject.arguments(module, inputs)
     before = tensors(given)
@@ -79,7 +85,8 @@ def check_objective_update(subject: Subject) -> None:
         module(*given.values())
         with expecting("update runs after a forward pass"), torch.no_grad():
             module.update(*given.values())
-    for name, parameter in module.named_parameters():
+    now = dict(module.named_parameters())
+    for name, parameter in ((name, now[name]) for name in parameters):
         if not torch.equal(parameters[name], parameter):
             raise Failed("update changes no parameter", f"'{name}' has changed")
     for name, value in tensors(given).items():
@@ -104,6 +111,8 @@ def check_gradient_reversal(subject: Subject) -> None:
         raise NotApplicable("it has no option 'grl'")
     if subject.options.get("schedule", "constant") != "constant":
         raise NotApplicable("its strength follows a schedule")
+    if subject.options.get("aim", "reverse") != "reverse":
+        raise NotApplicable("its aim is not to reverse a gradient")
     whole, quarter = _reversed(subject, 1.0), _reversed(subject, 0.25)
     for one, other in zip(whole, quarter, strict=True):
         gap = far(0.25 * one, other, 1e-6)
@@ -126,7 +135,7 @@ def _reversed(subject: Subject, strength: float) -> list[Tensor]:
     def loss(values: list[Tensor]) -> Tensor:
         generic = {key: replace(s, x=x) for (key, s), x in zip(out.generic.items(), values, strict=True)}
         changed = replace(out, generic=generic)
-        return module(changed, {**given["views"], "here": changed}, given["progress"])
+        return _result(module, {**given, "out": changed, "views": {**given["views"], "here": changed}})[0]
 
     gradients = torch.autograd.grad(loss(leaves), leaves, allow_unused=True)
     arrived = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
@@ -140,3 +149,9 @@ def _reversed(subject: Subject, strength: float) -> list[Tensor]:
     if abs(slope * strength + 1) > 0.05:
         raise Failed(f"-{strength:g} times the true gradient with grl = {strength:g}", f"{1 / slope:.3g} times")
     return arrived
+
+
+def _result(module: Any, given: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of an objective and its figures."""
+    result = module(*given.values())
+    return result if isinstance(result, tuple) else (result, {})
