@@ -75,8 +75,8 @@ LITERAL = [
 
 def ours(name: str, overrides: Sequence[str] = (), dataset: Dataset | None = None) -> Built:
     """The recipe `normtr`, 256 wide and with the paper's adversaries, on made-up data of a size; without dropout."""
-    settings = ["model.width=256", f"model.fusion.depth={SIZES[name].depth}", "train.lr=1e-4", "evaluate.draws=10", *LITERAL]
-    return build(recipes.load("normtr", [*settings, *overrides]), dataset=dataset or MadeUp(SIZES[name]))
+    settings = ["model.width=256", f"model.fusion.depth={SIZES[name].depth}", "train.lr=1e-4", "evaluate.draws=10"]
+    return build(recipes.load("normtr", [*settings, *LITERAL, *overrides]), dataset=dataset or MadeUp(SIZES[name]))
 
 
 def naive_of(built: Built) -> naive.NormTR:

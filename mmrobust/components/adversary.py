@@ -1,4 +1,4 @@
-"""Adversaries with a trained discriminator: what NORM-TR's noise-aware learning adds to the task (paper, section 3.5.2).
+"""Adversaries with a trained discriminator: the second half of NORM-TR's noise-aware learning (paper, section 3.5.2).
 
 A discriminator learns to read from the NRGF what they should not show, and a gradient reversal layer makes their
 extractor hide it. What the paper leaves open is an option of the two classes; docs/normtr.md says which readings work.
@@ -185,7 +185,7 @@ class ModalityAdversary(_Adversary):
         schedule: `constant`, or `ramp` from 0 as in Ganin & Lempitsky (2015).
         reach: How far the reversed gradient goes: through `all` the model, or to the `extractor` of the NRGF alone; it
             is then, where the discriminator has steps of its own, at most as long as that of the other objectives.
-        steps: Steps that D1 makes by itself for each of the model's, with Adam; 0 for one step of the model's optimizer.
+        steps: Steps of Adam that D1 makes by itself for each of the model's; 0 for one step of the model's optimizer.
         lr_factor: Learning rate of these steps over that of the model.
 
     Raises:
@@ -292,7 +292,7 @@ class NoiseAdversary(_Adversary):
         schedule: `constant`, or `ramp` from 0 as in Ganin & Lempitsky (2015).
         reach: How far the reversed gradient goes: through `all` the model, or to the `extractor` of the NRGF alone; it
             is then, where the discriminator has steps of its own, at most as long as that of the other objectives.
-        steps: Steps that D2 makes by itself for each of the model's, with Adam; 0 for one step of the model's optimizer.
+        steps: Steps of Adam that D2 makes by itself for each of the model's; 0 for one step of the model's optimizer.
         lr_factor: Learning rate of these steps over that of the model.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class MLP(_Discriminator):
         if depth < 1:
             raise OptionError("depth", f"{depth} hidden layers are no perceptron; give at least 1, or use 'linear'")
         widths = [self.width] + [hidden] * depth
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(hidden, context.outputs)
 

@@ -122,14 +122,16 @@ class Trained(nn.Module):
         objectives = learning.named_objectives()
         self.losses = ["total", *(key for key, _ in objectives), *learning.figures]
         self.adversaries = {key: objective.limited for key, objective in objectives if objective.adversarial}
-        self.weights_of_losses = {key: objective.weight for key, objective in objectives}
+        self.factors = {key: objective.weight for key, objective in objectives}
         self.memories = [key for key, objective in objectives if type(objective).update is not Objective.update]
 
     def forward(self, views: Views, progress: Progress) -> Losses:
         """See `Trainable.__call__`."""
         total, parts, figures, outputs = self.learning.compute(self.model, views, progress)
-        values = torch.stack([_precise(value) for value in (total, *parts.values(), *figures.values())])
-        opposing = {key: self.weights_of_losses[key] * parts[key] for key in self.adversaries}
+        opposing = {key: self.factors[key] * parts[key] for key in self.adversaries}
+        # The step adds the gradient of a limited adversary, so the total to be lowered leaves its loss out.
+        whole = sum((opposing[key] for key, limited in self.adversaries.items() if limited), total)
+        values = torch.stack([_precise(value) for value in (whole, *parts.values(), *figures.values())])
         return total, values.unsqueeze(0), opposing, outputs if self.memories else {}
 
     def gather(self, drawn: Sequence[Views]) -> Views:
@@ -197,7 +199,8 @@ class Step:
         moments: Sequence[Moments] = (),
     ) -> None:
         self.trained, self.settings, self.device, self.log = trained, settings, device, log
-        self.norms = [*(f"{key}.gradient" for key in trained.adversaries), "task.gradient"] if trained.adversaries else []
+        self.norms = [f"{key}.gradient" for key in trained.adversaries]
+        self.norms += ["task.gradient"] if self.norms else []
         self.names = [*trained.losses, "gradient", *self.norms]
         self.opposing: dict[str, list[Tensor]] = {}
         self.weights = {name: p for name, p in trained.named_parameters() if p.requires_grad}

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from mmrobust.accel import accelerate
 from mmrobust.accel.token_cache import TokenCache, obstacle
 from mmrobust.accel.views import why_not_cached
+from mmrobust.components.adversary import ModalityAdversary, NoiseAdversary
 from mmrobust.components.discriminator import Linear as Discriminator
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
 from mmrobust.components.generic_extractor import Identity, SharedMLP
 from mmrobust.components.head import MeanPoolLinear
 from mmrobust.components.noise import FrameDrop, WindowErase
-from mmrobust.components.adversary import ModalityAdversary, NoiseAdversary
 from mmrobust.components.objective import TaskLoss
 from mmrobust.components.specific_extractor import PerModalityMLP
 from mmrobust.contracts import (

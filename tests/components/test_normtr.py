@@ -12,7 +12,7 @@ from mmrobust.components.generic_extractor import SharedMLP
 from mmrobust.components.head import MeanPoolLinear, ModalityPool
 from mmrobust.components.objective import TaskLoss
 from mmrobust.components.specific_extractor import PerModalityMLP
-from mmrobust.contracts import Batch, Context, Outputs, Part, Progress, Shape, Stream, Streams, Task
+from mmrobust.contracts import Batch, Context, Outputs, Progress, Shape, Stream, Streams, Task
 from mmrobust.errors import OptionError
 from mmrobust.model.assemble import part_builder
 

@@ -78,8 +78,8 @@ def test_metrics_have_a_line_for_each_epoch(tiny, tmp_path):
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["step"] for line in lines] == [3, 6, 9]
     last = lines[-1]
-    assert set(last) == {"seed", "epoch", "step", "lr", "loss", "gradient", "valid", "seconds"}
-    parts = {"total", "type_1.task", "type_1.modality_adversary", "type_2.task", "type_2.noise_adversary"}
+    assert set(last) == {"seed", "epoch", "step", "lr", "loss", "gradient", "figures", "valid", "seconds"}
+    parts = {"total", "type_1.task", "type_1.modality_discriminant", "type_2.task", "type_2.noise_discriminant"}
     assert set(last["loss"]) == parts
     assert last["loss"]["total"] == pytest.approx(sum(v for k, v in last["loss"].items() if k != "total"), rel=1e-5)
     assert list(last["valid"]) == measures.measures_of(build(run.recipe).context.task)
