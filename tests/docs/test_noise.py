@@ -48,9 +48,9 @@ def test_the_table_has_every_noise_with_its_defaults() -> None:
             assert str(default).lower().removesuffix(".0") == value, (name, option)
 
 
-def test_what_an_option_takes_is_told_in_words() -> None:
+def test_what_an_option_takes_is_said_in_words() -> None:
     types = {option["name"]: option["type"] for option in describe("noise", "gaussian")["options"]}
-    assert types["pattern"] == "'steps' or 'window' or 'whole'" and types["modalities"] == "list[str] | None"
+    assert types["pattern"] == "steps, window or whole" and types["modalities"] == "[text, ...] or null"
 
 
 def test_the_first_list_of_noises(files: Path) -> None:
