@@ -88,6 +88,10 @@ def predict(
         str, typer.Option("--seeds", "--seed", help="Whose model: best (on the validation split), all, or one seed.")
     ] = "best",
     force: Annotated[bool, typer.Option("--force", help="Replace the CSV file if it exists.")] = False,
+    enrolment: Annotated[
+        Path | None,
+        typer.Option("--enrolment", help="More clips of the same speakers, for a model that standardises by group."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the predictions as JSON as well.")] = False,
 ) -> None:
     """Predict new features with a trained run, and write a CSV file.
@@ -103,5 +107,5 @@ def predict(
     from mmrobust.inference.predict import predict as apply
     from mmrobust.training.folder import to_json
 
-    result = apply(run, file, seeds=seeds, out=out, force=force, overrides=overrides or [])
+    result = apply(run, file, seeds=seeds, out=out, force=force, enrolment=enrolment, overrides=overrides or [])
     typer.echo(to_json(result.to_dict(), indent=1) if as_json else str(result))

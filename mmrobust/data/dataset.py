@@ -90,6 +90,7 @@ class FileDataset(Dataset):
 
     layout: ClassVar[str]
     _given: ClassVar[Preparation | None] = None  # set where new data is opened for a model that exists
+    _enrolment: ClassVar[Path | None] = None  # clips of the new data's speakers that are not to be predicted
 
     preparation: Preparation
     fold_count: int | None = None
@@ -126,19 +127,18 @@ class FileDataset(Dataset):
         mean, std, fill = ({}, {}, {}) if given is None else (given.mean, given.std, given.fill)
         tables = sorted(contents.tables.items(), key=lambda item: item[0] != "train")  # it gives the statistics
         parts: dict[str, Streams] = {split: {} for split, _ in tables}
+        enrolled = {} if given is None else self._enrolled(plan, mean, fill, notes)
         whole: dict[str, Stream] = {}  # of the training split, all steps of modalities that are drawn anew
         widths: dict[str, int] = {}
         for m in plan.order:
             for split, table in tables:
                 widths[m] = table.features[m].shape[2]
-                steps = self._finite(split, m, self._shortened(split, m, table, plan, notes), table, fill, notes)
-                if plan.reduce.get(m) in ("mean", "mean_std"):
-                    steps = shortening.pool(steps, plan.lengths[m], plan.reduce[m] == "mean_std")
+                steps = self._steps(split, m, table, plan, fill, notes)
                 if given is None and split == tables[0][0] and m in plan.scaled:
                     measured = self._statistics(m, steps, plan, notes)
                     mean[m], std[m] = measured.mean.tolist(), measured.std.tolist()
                 if m in mean:
-                    steps.x = self._standardized(split, m, steps, table, plan, (mean[m], std[m]), notes)
+                    steps.x = self._standardized(split, m, steps, table, plan, (mean[m], std[m]), enrolled, notes)
                 parts[split][m] = steps.stream()
                 if plan.reduce.get(m) == "random_segments":
                     if split == "train" and given is None:
@@ -169,7 +169,17 @@ class FileDataset(Dataset):
         self.aligned = len(set(plan.lengths.values())) == 1 and all(torch.equal(k[0], o) for k in masks for o in k[1:])
         self.notes = tuple(notes)
         self.preparation = given or Preparation(
-            tuple(plan.order), task, widths, plan.lengths, dict(plan.reduce), mean, std, fill, plan.clip, plan.groups
+            tuple(plan.order),
+            task,
+            widths,
+            plan.lengths,
+            dict(plan.reduce),
+            mean,
+            std,
+            fill,
+            plan.clip,
+            plan.groups,
+            tuple(m for m in plan.order if m in plan.together),
         )
 
     # ------------------------------------------------------------------ options
@@ -179,16 +189,8 @@ class FileDataset(Dataset):
         order = self._order(contents)
         if given is not None:
             reduce: dict[str, Any] = dict(given.reduce)
-            return _Plan(
-                order,
-                dict(given.length),
-                reduce,
-                [],
-                False,
-                dict(given.groups),
-                self._together(order),
-                dict(given.clip),
-            )
+            together = set(given.together)
+            return _Plan(order, dict(given.length), reduce, [], False, given.groups, together, given.clip)
         reduce = _for_each("reduce", options.reduce or {}, order)
         scaled, robust, by = _standardize(options.standardize, order)
         if by and any(table.groups is None for table in contents.tables.values()):
@@ -252,6 +254,41 @@ class FileDataset(Dataset):
         return {m: min(wanted.get(m, there[m]), there[m]) for m in order}
 
     # ------------------------------------------------------------------ one modality of one split
+
+    def _steps(
+        self, split: str, m: str, table: Table, plan: _Plan, fill: dict[str, list[float]], notes: list[str]
+    ) -> Steps:
+        """One modality of one split, shortened and finite, not yet standardised."""
+        steps = self._finite(split, m, self._shortened(split, m, table, plan, notes), table, fill, notes)
+        if plan.reduce.get(m) in ("mean", "mean_std"):
+            steps = shortening.pool(steps, plan.lengths[m], plan.reduce[m] == "mean_std")
+        return steps
+
+    def _enrolled(
+        self, plan: _Plan, mean: Mapping[str, list[float]], fill: dict[str, list[float]], notes: list[str]
+    ) -> dict[str, dict[str, statistics.Sums]]:
+        """What the enrolment clips say of each group, for each modality that is standardised by group."""
+        if self._enrolment is None:
+            return {}
+        if not plan.groups:
+            raise DataError(
+                f"{self._enrolment}: this model does not standardise by group, so it takes no enrolment clips"
+            )
+        sums: dict[str, dict[str, statistics.Sums]] = {m: {} for m in plan.groups}
+        contents = self.read(self._enrolment)
+        self._order(contents)
+        for split, table in contents.tables.items():
+            if table.groups is None:
+                raise DataError(
+                    f"{place(self._enrolment, split)}: enrolment clips need a key 'group', or ids that name it"
+                )
+            for m in plan.groups:
+                steps = self._steps(split, m, table, plan, fill, [])
+                own = statistics.Sums.of(steps.x, steps.mask, np.asarray(mean[m])).by_group(table.groups)
+                for group, known in own.items():
+                    sums[m][group] = known.plus(sums[m][group]) if group in sums[m] else known
+            notes.append(f"enrolment: {len(table.ids)} clips of {len(set(table.groups))} groups")
+        return sums
 
     def _shortened(self, split: str, m: str, table: Table, plan: _Plan, notes: list[str]) -> Steps:
         """As many steps as the model takes, or all of them where they are still to be drawn or averaged."""
@@ -343,6 +380,7 @@ class FileDataset(Dataset):
         table: Table,
         plan: _Plan,
         usual: tuple[list[float], list[float]],
+        enrolled: Mapping[str, Mapping[str, statistics.Sums]],
         notes: list[str],
     ) -> Array:
         mean, std = np.asarray(usual[0]), np.asarray(usual[1])
@@ -350,7 +388,9 @@ class FileDataset(Dataset):
             notes.append(f"{split}, {m}: no groups are named; standardised by the training split, not by group")
         elif m in plan.groups and table.groups is not None:
             earlier = plan.groups[m] == "earlier"
-            mean, std = statistics.by_group(steps.x, steps.mask, table.groups, (mean, std), earlier)
+            mean, std = statistics.by_group(
+                steps.x, steps.mask, table.groups, (mean, std), earlier, enrolled.get(m, {})
+            )
             if m in plan.together:
                 std = np.broadcast_to(np.sqrt(np.square(std).mean(1, keepdims=True)), std.shape)
         return statistics.standardized(steps.x, steps.mask, mean, std, plan.clip.get(m))

@@ -27,7 +27,13 @@ def open_dataset(part: Part[Dataset]) -> Dataset:
     return _dataset_class(part)(**part.options)
 
 
-def open_features(part: Part[Dataset], path: str | Path, *, preparation: Preparation | None = None) -> Dataset:
+def open_features(
+    part: Part[Dataset],
+    path: str | Path,
+    *,
+    preparation: Preparation | None = None,
+    enrolment: str | Path | None = None,
+) -> Dataset:
     """Opens new features for a model that was trained on the data of a recipe.
 
     They are selected, shortened and standardised exactly as the training data was, with the training data's own
@@ -40,6 +46,8 @@ def open_features(part: Part[Dataset], path: str | Path, *, preparation: Prepara
             `preparation` is given.
         path: The new file, in the same format.
         preparation: The training dataset's `preparation`; without it the training data is opened to learn it.
+        enrolment: More clips of the same speakers, without labels, for a model that standardises by group; they are
+            not part of the dataset.
 
     Returns:
         A dataset whose splits are the new file's and whose task is the model's.
@@ -54,7 +62,9 @@ def open_features(part: Part[Dataset], path: str | Path, *, preparation: Prepara
         opened = open_dataset(part)
         assert isinstance(opened, FileDataset)
         preparation = opened.preparation
-    fitted = type(cls.__name__, (cls,), {"_given": preparation})
+    fitted = type(
+        cls.__name__, (cls,), {"_given": preparation, "_enrolment": None if enrolment is None else Path(enrolment)}
+    )
     return fitted(**{**part.options, "path": Path(path)})
 
 

@@ -29,6 +29,7 @@ class Preparation:
         clip: Largest absolute value after standardising; absent where there is no limit.
         groups: `all` where a modality is standardised by the clips of each group (speaker), `earlier` where by the
             group's earlier clips alone; absent where the training split's statistics are used.
+        together: Modalities whose features share one deviation.
     """
 
     modalities: tuple[str, ...]
@@ -41,11 +42,12 @@ class Preparation:
     fill: dict[str, list[float]] = field(default_factory=dict)
     clip: dict[str, float] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
+    together: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         plain = asdict(self)
-        plain["modalities"] = list(self.modalities)
+        plain["modalities"], plain["together"] = list(self.modalities), list(self.together)
         plain["task"]["names"] = list(self.task.names)
         return plain
 
@@ -79,6 +81,7 @@ class Preparation:
             **rows,
             clip=_each(values, "clip", names, _real),
             groups=_each(values, "groups", names, _word),
+            together=_names("together", values.get("together", ())),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,8 +126,62 @@ def standardized(x: Array, mask: Array, mean: Array, std: Array, clip: float | N
     return out.astype(x.dtype) if largest < 6e4 else out
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What is known of the features of some samples; each has one row, or all have one together.
+
+    Attributes:
+        clips: Samples with a real step, `n 1`.
+        steps: Real steps, `n 1`.
+        total: Sum over the steps, relative to a centre, `n w`.
+        square: Sum of squares, likewise.
+    """
+
+    clips: Array
+    steps: Array
+    total: Array
+    square: Array
+
+    @staticmethod
+    def of(x: Array, mask: Array, centre: Array) -> Sums:
+        """One row for each sample of `n t w`."""
+        steps = mask.sum(1).astype(np.float64)[:, None]
+        total, square = np.zeros((2, len(x), x.shape[2]))
+        for chunk in chunks(len(x), 64):
+            part = np.where(mask[chunk, :, None], x[chunk].astype(np.float64) - centre, 0)
+            total[chunk], square[chunk] = part.sum(1), np.square(part).sum(1)
+        return Sums((steps > 0).astype(np.float64), steps, total, square)
+
+    def map(self, f: Callable[[Array], Array]) -> Sums:
+        """The same with `f` applied to each array."""
+        return Sums(f(self.clips), f(self.steps), f(self.total), f(self.square))
+
+    def plus(self, other: Sums) -> Sums:
+        """Of these samples and the others."""
+        return Sums(
+            self.clips + other.clips, self.steps + other.steps, self.total + other.total, self.square + other.square
+        )
+
+    def by_group(self, groups: tuple[str, ...]) -> dict[str, Sums]:
+        """One row for each group of the samples."""
+        rows = _rows(groups)
+        return {group: self.map(lambda v, i=i: v[i].sum(0, keepdims=True)) for group, i in rows.items()}
+
+
+def _rows(groups: tuple[str, ...]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        rows.setdefault(group, []).append(i)
+    return rows
+
+
 def by_group(
-    x: Array, mask: Array, groups: tuple[str, ...], usual: tuple[Array, Array], earlier: bool
+    x: Array,
+    mask: Array,
+    groups: tuple[str, ...],
+    usual: tuple[Array, Array],
+    earlier: bool,
+    enrolled: Mapping[str, Sums],
 ) -> tuple[Array, Array]:
     """Mean and deviation for each sample, from the samples of its group.
 
@@ -140,26 +195,23 @@ def by_group(
         usual: Mean and deviation of the training split, `w`.
         earlier: Use the group's samples before this one in the file's order alone, so that nothing of the future, nor
             the sample itself, is known.
+        enrolled: What is known of some groups from other samples, relative to the usual mean.
 
     Returns:
         `n w` twice.
     """
-    steps = mask.sum(1).astype(np.float64)[:, None]
-    total, square = np.zeros((2, len(x), x.shape[2]))
-    for chunk in chunks(len(x), 64):
-        part = np.where(mask[chunk, :, None], x[chunk].astype(np.float64) - usual[0], 0)
-        total[chunk], square[chunk] = part.sum(1), np.square(part).sum(1)
-    clips = (steps > 0).astype(np.float64)
-    mean, std = np.empty_like(total), np.empty_like(total)
-    rows_of: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        rows_of.setdefault(group, []).append(i)
-    for rows in rows_of.values():
-        known = [np.cumsum(v[rows], 0) - v[rows] if earlier else v[rows].sum(0) for v in (clips, steps, total, square)]
-        share = np.minimum(known[0] / _ENOUGH, 1)
-        count = np.maximum(known[1], 1)
-        away = known[2] / count
-        variance = np.maximum(known[3] / count - np.square(away), 0)
+    sums = Sums.of(x, mask, usual[0])
+    mean, std = np.empty_like(sums.total), np.empty_like(sums.total)
+    for group, rows in _rows(groups).items():
+        if earlier:
+            known = sums.map(lambda v, i=rows: np.cumsum(v[i], 0) - v[i])
+        else:
+            known = sums.map(lambda v, i=rows: v[i].sum(0, keepdims=True))
+        known = known.plus(enrolled[group]) if group in enrolled else known
+        share = np.minimum(known.clips / _ENOUGH, 1)
+        count = np.maximum(known.steps, 1)
+        away = known.total / count
+        variance = np.maximum(known.square / count - np.square(away), 0)
         mean[rows] = usual[0] + share * away
         std[rows] = np.sqrt(share * variance + (1 - share) * np.square(usual[1]))
     return mean, _varying(mean, std)

@@ -69,6 +69,7 @@ def predict(
     seeds: int | str = "best",
     out: str | Path | None = None,
     force: bool = False,
+    enrolment: str | Path | None = None,
     overrides: recipes.Overrides = (),
 ) -> Predictions:
     """Predicts the samples of a file with a run's best checkpoints, and writes them as CSV.
@@ -83,6 +84,7 @@ def predict(
             one seed.
         out: The CSV file; None for one in the run's `predictions/`, with the new file's name, which is replaced.
         force: Replace `out` if it exists.
+        enrolment: More clips of the same speakers, without labels, for a model that standardises by group.
         overrides: Changes of the recipe: `train.device=...`, `evaluate.batch_size=...`.
 
     Raises:
@@ -99,7 +101,7 @@ def predict(
     if out is not None and not force and Path(out).is_file():
         raise UsageError(f"{out} exists; name another file, or replace it with --force")
     ensemble = load_ensemble(folder, seeds, overrides)
-    new = open_features(ensemble.recipe.data, Path(file), preparation=ensemble.preparation)
+    new = open_features(ensemble.recipe.data, Path(file), preparation=ensemble.preparation, enrolment=enrolment)
     record = DataRecord.read(folder)
     changed = [] if record is None else record.check(ensemble.recipe, str(folder.path), changed=True)
 

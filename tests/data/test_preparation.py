@@ -22,6 +22,7 @@ FULL = Preparation(
     fill={"audio": [0.0]},
     clip={"text": 5.0},
     groups={"text": "all"},
+    together=("text",),
 )
 
 

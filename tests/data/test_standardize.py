@@ -84,7 +84,7 @@ def test_the_causal_form_knows_nothing_of_later_clips(tmp_path: Path) -> None:
 def test_a_group_of_few_clips_is_filled_up_with_the_training_statistics() -> None:
     rng = np.random.default_rng(0)
     x, mask = rng.normal(5, 2, size=(6, 4, 1)), np.ones((6, 4), bool)
-    mean, std = by_group(x, mask, ("a", "b", "a", "a", "b", "a"), (np.zeros(1), np.ones(1)), earlier=False)
+    mean, std = by_group(x, mask, ("a", "b", "a", "a", "b", "a"), (np.zeros(1), np.ones(1)), False, {})
     steps = x[[0, 2, 3, 5]].reshape(-1)
     np.testing.assert_allclose(mean[0], steps.mean() / 2)  # 4 of 8
     np.testing.assert_allclose(std[0], np.sqrt(steps.var() / 2 + 1 / 2))
@@ -106,6 +106,25 @@ def test_new_clips_are_standardised_by_their_own_speaker(tmp_path: Path) -> None
     np.savez(tmp_path / "new.npz", audio=raw["test/audio"])
     found = open_features(part, tmp_path / "new.npz", preparation=kept)
     assert any("no groups are named; standardised by the training split" in note for note in found.notes)
+
+
+def test_enrolment_clips_say_how_a_new_speaker_speaks(tmp_path: Path) -> None:
+    """One clip with the speaker's others for enrolment is standardised as it is among all of them."""
+    path = write(tmp_path)
+    raw = dict(np.load(path))
+    part = Part("arrays", {"path": path, "standardize": {"by": "group"}})
+    whole = open_dataset(part)
+    alone, others = (raw["train/group"] == 1).nonzero()[0][:1], (raw["train/group"] == 1).nonzero()[0][1:]
+    np.savez(tmp_path / "one.npz", audio=raw["train/audio"][alone], group=raw["train/group"][alone])
+    np.savez(tmp_path / "others.npz", audio=raw["train/audio"][others], group=raw["train/group"][others])
+    kept: Preparation = whole.preparation  # type: ignore[attr-defined]
+    found = open_features(part, tmp_path / "one.npz", preparation=kept, enrolment=tmp_path / "others.npz")
+    expected = whole.splits["train"].features["audio"].x[alone]
+    torch.testing.assert_close(found.splits["new"].features["audio"].x, expected, atol=1e-5, rtol=0)
+    assert len(found.splits["new"]) == 1 and "enrolment: 29 clips of 1 groups" in found.notes
+    plain = Part("arrays", {"path": path})
+    with pytest.raises(DataError, match="this model does not standardise by group, so it takes no enrolment clips"):
+        open_features(plain, tmp_path / "one.npz", enrolment=tmp_path / "others.npz")
 
 
 @pytest.mark.parametrize(
