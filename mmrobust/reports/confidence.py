@@ -42,17 +42,26 @@ def confidence_section(evaluation: Mapping[str, Any], figures: Figures, source: 
     drawn = []
     for measure in measures:
         if measure.name in _DRAWN and noises and len(rates) > 1:
-            curves = [_curve(noise, scores[measure.name]) for noise, scores in noises.items()]
+            ideal = (confidence.get("ideal") or {"noises": {}})["noises"]
+            curves = [
+                _curve(noise, scores[measure.name], ideal.get(noise, {}).get(measure.name))
+                for noise, scores in noises.items()
+            ]
             target = confidence["coverage"] if measure.name == "coverage" else None
             figures[f"confidence-{measure.name}"] = against_rate(measure, rates, curves, constant=target)
             drawn.append((f"confidence-{measure.name}", measure.label))
     tables = [_table(noise, scores, rates, measures, source) for noise, scores in noises.items()]
     target = confidence["coverage"]
-    return {"target": None if target is None else f"{target * 100:.0f}", "figures": drawn, "tables": tables}
+    return {
+        "target": None if target is None else f"{target * 100:.0f}",
+        "figures": drawn,
+        "tables": tables,
+        "ideal": bool(confidence.get("ideal")),
+    }
 
 
-def _curve(noise: str, score: Mapping[str, Any]) -> Curve:
-    return Curve(noise, score["mean"], [[mean_of(draws) for draws in seed] for seed in score["each"]])
+def _curve(noise: str, score: Mapping[str, Any], ideal: list[float] | None) -> Curve:
+    return Curve(noise, score["mean"], [[mean_of(draws) for draws in seed] for seed in score["each"]], ideal)
 
 
 def _table(noise: str, scores: Mapping[str, Any], rates: list[float], measures: list[Measure], source: str) -> Table:

@@ -17,6 +17,7 @@ from mmrobust.inference.calibration import Calibration, read_calibration, write_
 from mmrobust.model.assemble import Built
 from mmrobust.model.model import Model, Tick
 from mmrobust.robustness.confidence import (
+    COVERAGE,
     NOISE_SEED,
     calibrate,
     can_be_calibrated,
@@ -24,6 +25,7 @@ from mmrobust.robustness.confidence import (
     measure_confidence,
 )
 from mmrobust.robustness.grids import grid_of
+from mmrobust.robustness.ideal import ideal_confidence
 from mmrobust.robustness.sweep import Grid, restrict, sweep
 from mmrobust.training import Checkpoints, RunFolder
 from mmrobust.training.folder import to_json
@@ -117,7 +119,10 @@ class Calibrating:
             assert self.split is not None
             self.known = calibrate(task, self.split, self.grid, self.predictions)
             write_calibration(self.run, self.about, self.known)
-        return measure_confidence(task, split.label, grid, predictions, lost_shares(split, grid), self.known)
+        measured = measure_confidence(task, split.label, grid, predictions, lost_shares(split, grid), self.known)
+        name, modalities = self.built.recipe.evaluate.split, self.built.context.modalities
+        ideal = ideal_confidence(self.built.dataset, name, grid, COVERAGE, modalities)
+        return {**measured, "ideal": ideal}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

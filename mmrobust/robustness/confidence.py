@@ -5,6 +5,7 @@
     coverage     0.9: what intervals and sets aim at
     clean        {measure: {mean, std, n, each}}
     noises       {name: {measure: {mean: [r], std: [r], n, each: [seed][rate][draw]}}}
+    ideal        {clean: {measure: x}, noises: {name: {measure: [r]}}}: of the exact posterior, where the data knows it
 
 Measures of classes: `ece` and `ece_debiased` (calibrated), `ece_uncalibrated`, `nll`, `brier`, `aurc` (area under the
 risk-coverage curve), `coverage` and `size` of the sets. Of a regression: `coverage` and `width` of intervals, `aurc`.
