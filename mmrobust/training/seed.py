@@ -223,8 +223,10 @@ class Seed:
         for record, row in zip(records, torch.stack([record.values for record in records]).tolist(), strict=True):
             values = dict(zip(step.names, row, strict=True))
             bad = [name for name, value in values.items() if not math.isfinite(value)]
-            if bad == ["gradient"] and step.scaler.is_enabled() and step.scaler.get_scale() >= 1:
-                bad, values["gradient"] = [], 0.0  # fp16 overflowed; the scaler left the step out and scales less
+            overflowed = step.scaler.is_enabled() and step.scaler.get_scale() >= 1
+            if bad and overflowed and set(bad) <= {"gradient", *step.norms}:
+                values |= dict.fromkeys(bad, 0.0)  # fp16 overflowed; the scaler left the step out and scales less
+                bad = []
             if bad:
                 raise self._explain(record, bad)
             for name, value in values.items():

@@ -126,7 +126,7 @@ def test_a_window_is_one_run_of_successive_real_steps_of_up_to_half() -> None:
     for m, stream in out.features.items():
         gone = out.erased[m]
         assert (runs_of(gone) <= 1).all()
-        assert (gone.sum(1) <= torch.ceil(stream.mask.sum(1) / 2)).all()
+        assert (gone.sum(1) <= stream.mask.sum(1) // 2).all()
         assert gone.sum(1).float().std() > 0
 
 
@@ -492,3 +492,27 @@ def test_a_wrong_option_is_told(kind: type[Any], options: dict[str, Any], told: 
     with pytest.raises(OptionError) as error:
         kind(CONTEXT, **options)
     assert told in str(error.value)
+
+
+def test_a_range_of_windows_is_a_whole_number_of_steps_each_as_likely() -> None:
+    """NORM-TR, section 3.5.1: windows of 0 to T/2 steps, T the real steps of each sample; none where there is one."""
+    longest = 7
+    context = Context(("a",), CONTEXT.task, 4, {"a": Shape(1, longest)})
+    count = 6000
+    for real in range(1, longest + 1):
+        mask = (torch.arange(longest) < real).expand(count, longest)
+        batch = Batch.fresh({"a": Stream(torch.ones(count, longest, 1), mask)})
+        noisy = WindowErase(context)(batch, (0.0, 0.5), torch.Generator().manual_seed(real))
+        lengths = noisy.erased["a"].sum(1)
+        share = torch.bincount(lengths, minlength=longest) / count
+        most = real // 2
+        assert lengths.max() <= most
+        torch.testing.assert_close(share[: most + 1], torch.full((most + 1,), 1 / (most + 1)), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.7, 1.0])
+def test_a_fixed_rate_of_windows_keeps_its_mean(rate: float) -> None:
+    context = Context(("a",), CONTEXT.task, 4, {"a": Shape(1, 7)})
+    batch = Batch.fresh({"a": Stream(torch.ones(20000, 7, 1), torch.ones(20000, 7, dtype=torch.bool))})
+    erased = WindowErase(context)(batch, rate, torch.Generator().manual_seed(1)).erased["a"]
+    assert erased.float().mean().item() == pytest.approx(rate, abs=0.01)

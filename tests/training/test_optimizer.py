@@ -35,7 +35,8 @@ def double():
 
 
 def test_weights_move_as_torch_moves_them(tiny, tmp_path, double):
-    seed = new_seed(tiny, tmp_path / "run", f"train.optimizer={OPTIMIZERS['sgd']}", "train.clip=null")
+    alone = [f"learning.views.{view}.objectives=[task]" for view in ("type_1", "type_2")]
+    seed = new_seed(tiny, tmp_path / "run", f"train.optimizer={OPTIMIZERS['sgd']}", "train.clip=null", *alone)
     seed.begin()
     views = [seed.draw(torch.arange(20)), seed.draw(torch.arange(20, 40))]
     copies = {name: p.detach().clone().requires_grad_() for name, p in seed.trained.named_parameters()}
@@ -47,7 +48,7 @@ def test_weights_move_as_torch_moves_them(tiny, tmp_path, double):
     step = take([seed])
     step.set_rate(0.01)
     for batch in views:
-        total, _, _ = torch.func.functional_call(seed.trained, copies, (batch, seed.progress()))
+        total, _, _, _ = torch.func.functional_call(seed.trained, copies, (batch, seed.progress()))
         total.backward()
         reference.step()
         reference.zero_grad()

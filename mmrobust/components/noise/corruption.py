@@ -14,6 +14,7 @@ from mmrobust.contracts import Batch, Context, Noise, Rate, Stream, draw_rate
 from mmrobust.errors import OptionError, nearest
 
 Scope = Literal["every_modality", "one_modality"]
+_ROUNDING = 1e-4  # what float32 makes of a whole number of steps when it is divided and multiplied again
 Pattern = Literal["steps", "window", "whole"]
 #: Values of which those at struck steps are used, `b t n`, or None for zeros; and the struck steps, `b t`.
 Struck = tuple[Tensor | None, Tensor]
@@ -71,9 +72,19 @@ class Corruption(Noise):
     def struck(self, batch: Batch, rate: Rate, generator: torch.Generator) -> dict[str, Struck]:
         """What becomes of each modality that can be struck; drawn in their order."""
         return {
-            m: self.corrupt(m, batch.features[m], draw_rate(rate, len(batch), generator), generator)
+            m: self.corrupt(m, batch.features[m], self.shares(batch.features[m].mask, rate, generator), generator)
             for m in self.chosen
         }
+
+    def shares(self, mask: Tensor, rate: Rate, generator: torch.Generator) -> Tensor:
+        """Each sample's rate, `b`: the number itself, or drawn from the pair.
+
+        Args:
+            mask: The real steps of the modality, `b t`.
+            rate: See `Noise`.
+            generator: Source of every random number.
+        """
+        return draw_rate(rate, len(mask), generator)
 
     @abstractmethod
     def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> Struck:
@@ -136,7 +147,7 @@ class StepCorruption(Corruption):
         if not self.constant:
             return super().struck(batch, rate, generator)
         masks = {m: batch.features[m].mask for m in self.chosen}
-        drawn = {m: (draw_rate(rate, len(batch), generator), self._random(masks[m], generator)) for m in masks}
+        drawn = {m: (self.shares(masks[m], rate, generator), self._random(masks[m], generator)) for m in masks}
         hits = {}
         for steps in {mask.shape[1] for mask in masks.values()}:  # modalities of one length at once: many small steps
             names = [m for m, mask in masks.items() if mask.shape[1] == steps]
@@ -144,6 +155,12 @@ class StepCorruption(Corruption):
             shared = self._hit(torch.cat([masks[m] for m in names]), torch.cat(shares), torch.cat(randoms))
             hits |= dict(zip(names, shared.split(len(batch)), strict=True))
         return {m: (None, hits[m]) for m in self.chosen}
+
+    def shares(self, mask: Tensor, rate: Rate, generator: torch.Generator) -> Tensor:
+        if self.pattern != "window" or not isinstance(rate, tuple):
+            return super().shares(mask, rate, generator)
+        random = torch.rand(len(mask), generator=generator, device=generator.device)
+        return _whole_steps(mask.sum(1), rate, random)
 
     def corrupt(self, m: str, stream: Stream, share: Tensor, generator: torch.Generator) -> Struck:
         hit = self._hit(stream.mask, share, self._random(stream.mask, generator))
@@ -173,6 +190,19 @@ class StepCorruption(Corruption):
         return mask & (random < share.unsqueeze(1))
 
 
+def _whole_steps(real: Tensor, rate: tuple[float, float], random: Tensor) -> Tensor:
+    """The share of a window that is a whole number of steps, each number between the ends as likely, `b`.
+
+    Args:
+        real: How many real steps each sample has, T, `b`.
+        rate: The window's shortest and longest share; `[0, 0.5]` gives 0 to floor(T / 2) steps.
+        random: Uniform in [0, 1), `b`.
+    """
+    least, most = (torch.floor(real * share + _ROUNDING) for share in rate)
+    steps = torch.minimum(least + torch.floor(random * (most - least + 1)), most)
+    return steps / real.clamp(min=1)
+
+
 def _windows(mask: Tensor, share: Tensor, random: Tensor) -> Tensor:
     """Runs of successive real steps, `b t`, which together hold the share `b` of a sample's.
 
@@ -189,8 +219,10 @@ def _windows(mask: Tensor, share: Tensor, random: Tensor) -> Tensor:
     # Steps are counted among the real ones, so padding at either end, or between, costs no window.
     step = mask.cumsum(1, dtype=share.dtype)
     real = step[:, -1]
-    # At most all of them, also where the share is 1 and the product is rounded up.
-    size = torch.minimum(torch.floor(share * real + rounding), real)
+    wanted = share * real
+    nearest = wanted.round()
+    wanted = torch.where((wanted - nearest).abs() < _ROUNDING, nearest, wanted)
+    size = torch.minimum(torch.floor(wanted + rounding.clamp(max=1 - _ROUNDING)), real)
     rest = real - size
     # How many of the steps that are left come before each window.
     before = [torch.minimum(torch.floor(place * (rest + 1)), rest) for place in places]
