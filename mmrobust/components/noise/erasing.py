@@ -36,9 +36,9 @@ class WindowErase(StepCorruption):
     """Erases windows of successive steps (NORM-TR, section 3.5.1).
 
     The rate is the share of a sample's real steps that the windows hold together. A pair draws a whole number of steps,
-    each number between its ends as likely: `[0, 0.5]` with one window gives the paper's windows of 0 to floor(T/2) steps,
-    and none where there is one step. Of a fixed rate, as in a sweep, a fraction of a step is rounded up or down at random,
-    so that the mean is exact. Each modality of each sample has windows of its own.
+    each number between its ends as likely: `[0, 0.5]` with one window gives the paper's windows of 0 to floor(T/2)
+    steps, and none where there is one step. Of a fixed rate, as in a sweep, a fraction of a step is rounded up or down
+    at random, so that the mean is exact. Each modality of each sample has windows of its own.
 
     Args:
         context: What mmrobust provides.
