@@ -16,6 +16,7 @@ from mmrobust.errors import UsageError
 from mmrobust.inference.calibration import ALL, confidence_of, interval_of, read_calibration, sets_of
 from mmrobust.inference.ensemble import load_ensemble, mean_prediction
 from mmrobust.inference.naming import class_names
+from mmrobust.inference.package import save_package
 from mmrobust.inference.prediction import Prediction
 from mmrobust.inference.samples import Samples, samples_of_arrays, samples_of_file
 from mmrobust.training.data_record import DataRecord
@@ -28,7 +29,8 @@ class Predictor:
     """A trained run as a function: arrays in, predictions out. It may be called from several threads at once.
 
     Args:
-        run: The run's folder, or a recipe's name for its latest run. The data that it was trained on is not needed.
+        run: The run's folder, a recipe's name for its latest run, or a package (see `save`). The data that it was
+            trained on is not needed.
         seeds: `best` for the model that was best on the validation split, `all` for the mean of all seeds' models, or
             one seed.
         coverage: The probability with which an interval or a set shall hold the truth.
@@ -117,6 +119,18 @@ class Predictor:
         one = self._ensemble
         splits = samples_of_file(one.recipe.data, Path(path), one.preparation, self._ranges)
         return [prediction for samples in splits for prediction in self._predictions(samples)]
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes a package, a folder that holds what this predictor needs and no more; `Predictor(folder)` loads it.
+
+        Args:
+            folder: Where; nothing may be there.
+
+        Raises:
+            UsageError: Something is there already.
+            WriteError: It cannot be written.
+        """
+        return save_package(self.run, self.seeds, folder)
 
     def __repr__(self) -> str:
         task = self._ensemble.task

@@ -31,7 +31,7 @@ from mmrobust.errors import CheckpointError
 from mmrobust.training.folder import to_json
 from mmrobust.training.manifest import digest
 
-__all__ = ["Checkpoint", "Checkpoints", "State", "load_weights", "read"]
+__all__ = ["Checkpoint", "Checkpoints", "State", "load_weights", "read", "write"]
 
 FORMAT = 1
 _FILES = ("model.safetensors", "learning.safetensors", "optimizer.safetensors", "state.json")
@@ -124,6 +124,32 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, State(**json.loads(data["state.json"])), model, learning, optimizer)
 
 
+def write(
+    path: Path,
+    state: State,
+    model: Mapping[str, Tensor],
+    learning: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    data = {
+        "model.safetensors": pack(model),
+        "learning.safetensors": pack(learning),
+        "optimizer.safetensors": pack(optimizer),
+        "state.json": to_json(asdict(state), indent=1).encode(),
+    }
+    known = {name: {"size": len(x), "sha256": digest(x)} for name, x in data.items()}
+    manifest = {"format": FORMAT, "files": known, "sha256": digest(to_json(known).encode())}
+    with files.staged(path) as part:
+        for name, content in data.items():
+            (part / name).write_bytes(content)
+        (part / "manifest.json").write_text(to_json(manifest, indent=1))
+
+
 class Checkpoints:
     """The checkpoints of one seed.
 
@@ -164,18 +190,7 @@ class Checkpoints:
         Raises:
             WriteError: It cannot be written; those there before are unharmed.
         """
-        data = {
-            "model.safetensors": pack(model.state_dict()),
-            "learning.safetensors": pack(learning.state_dict()),
-            "optimizer.safetensors": pack(moments),
-            "state.json": to_json(asdict(state), indent=1).encode(),
-        }
-        known = {name: {"size": len(x), "sha256": digest(x)} for name, x in data.items()}
-        manifest = {"format": FORMAT, "files": known, "sha256": digest(to_json(known).encode())}
-        with files.staged(self.path(state.epoch)) as part:
-            for name, content in data.items():
-                (part / name).write_bytes(content)
-            (part / "manifest.json").write_text(to_json(manifest, indent=1))
+        write(self.path(state.epoch), state, model.state_dict(), learning.state_dict(), moments)
         self.prune(state)
 
     def prune(self, state: State) -> None:

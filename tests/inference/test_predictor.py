@@ -19,6 +19,7 @@ from mmrobust.data import save_arrays
 from mmrobust.errors import DataError, MmrobustError, UsageError
 from mmrobust.inference.predict import predict
 from mmrobust.training import RunFolder, open_data
+from mmrobust.training.verify import problems
 
 WIDTHS = {"audio": 4, "video": 3}
 TASKS = {
@@ -199,6 +200,29 @@ def test_a_run_without_files_has_no_predictor(tmp_path: Path) -> None:
     run = mmrobust.train("normtr", small, out=tmp_path / "run", quiet=True).folder
     with pytest.raises(MmrobustError, match="is not read from files"):
         Predictor(run)
+
+
+def test_a_package_predicts_alone(run: RunFolder, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """Moved to where neither the run nor its data is, it gives the same numbers, intervals and notes."""
+    given = {"audio": sample["audio"]}
+    both = Predictor(run, "all")
+    expected = both(given)
+    both.save(tmp_path / "made")
+    (tmp_path / "made").rename(tmp_path / "moved")
+    data, aside = run.path.parent / "data.npz", run.path.parent / "aside.npz"
+    data.rename(aside)
+    try:
+        assert Predictor(tmp_path / "moved", "all")(given) == expected
+        assert Predictor(tmp_path / "moved").seeds == Predictor(run).seeds
+    finally:
+        aside.rename(data)
+    size = lambda folder: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size(tmp_path / "moved" / "checkpoints") < 0.5 * size(run.checkpoints)  # no optimizer states
+    assert problems(RunFolder(tmp_path / "moved")) == []
+    with pytest.raises(UsageError, match="holds something already"):
+        both.save(tmp_path / "moved")
+    Predictor(run, 2).save(tmp_path / "one")
+    assert Predictor(tmp_path / "one").seeds == (2,)
 
 
 def test_it_loads_no_training_code_and_nothing_that_draws(classes: RunFolder) -> None:
