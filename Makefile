@@ -36,7 +36,7 @@ lint: $(VENV)/.dev
 # `make bench` measures every group, `make bench GROUP="step sweep"` these alone; each leaves build/bench/GROUP.json
 # behind, and `make bench-table` makes one recorded result and the table of docs/speed.md of what is there.
 # BENCH_ROUNDS=1 only tries them; BENCH_TIMER=cpu counts processor time, where the machine is shared.
-GROUP ?= machine attention step sweep accel seeds startup fusion peers
+GROUP ?= machine attention step sweep accel seeds startup fusion
 bench: $(VENV)/.dev
 	mkdir -p build/bench; failed=; for group in $(GROUP); do \
 	  $(BIN)/python -m pytest benchmarks/bench_$$group.py -p no:xdist -rs -o timeout=900 \

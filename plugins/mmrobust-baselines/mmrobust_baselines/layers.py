@@ -164,7 +164,7 @@ class Attention(MultiheadAttention):
     Args:
         width: Size of a step.
         heads: Attention heads.
-        backend: Attention backend; where later steps are hidden or weights are dropped, torch's own function runs.
+        backend: Attention backend; not used where later steps are hidden or weights dropped.
         dropout: Share of the attention weights dropped in training.
         future: Whether a query sees all of the source. If not, query step i sees the source steps up to i plus the
             difference of the two lengths, as in MulT's public code.
@@ -202,7 +202,7 @@ def attend(
         key: `b h t d`.
         value: `b h t d`.
         mask: True where a key is real, `b t`; None if all are.
-        backend: Attention backend; where later steps are hidden or weights are dropped, torch's own function runs.
+        backend: Attention backend; not used where later steps are hidden or weights are dropped.
         dropout: Share of the weights that is dropped.
         future: Whether query step i also sees keys later than i plus the difference of the two lengths.
     """
@@ -214,8 +214,8 @@ def attend(
     if mask is not None:
         seen = seen & mask[:, None, None, :]
     none = ~seen.any(-1, keepdim=True)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=seen | none, dropout_p=dropout)
-    return out.masked_fill(none, 0)
+    scores = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).masked_fill(~(seen | none), -torch.inf)
+    return (F.dropout(scores.softmax(-1), dropout) @ value).masked_fill(none, 0)
 
 
 class Block(nn.Module):
