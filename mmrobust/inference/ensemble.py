@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mmrobust.contracts import Context, Split, Stream, Task
 from mmrobust.data import Preparation
-from mmrobust.errors import DataError
 from mmrobust.model.model import Model
 from mmrobust.recipe import Overrides, Recipe
 from mmrobust.training.checkpoint import Checkpoints
@@ -78,20 +77,25 @@ def load_ensemble(run: RunFolder, seeds: int | str = "best", overrides: Override
         CheckpointError: Nothing is trained yet, or a checkpoint is damaged.
         DamagedError: Another file of the run is damaged.
         ReadError: A file of the run cannot be read.
-        DataError: The data of this run is not read from files, so that there are no new features for it.
     """
     numbers = chosen_seeds(run, seeds)
     record = DataRecord.read(run)
     dataset = open_data(run, overrides)[0] if record is None else None
     preparation = getattr(dataset, "preparation", None) if record is None else record.preparation
-    if not isinstance(preparation, Preparation):
-        use = run.load_recipe().data.use
-        raise DataError(f"{run.path}: dataset '{use}' is not read from files, so there are no new features for it")
     built = [load_trained(run, seed, dataset=dataset, overrides=overrides) for seed in numbers]
+    if not isinstance(preparation, Preparation):
+        preparation = _as_they_are(built[0].context)
     device = choose_device(built[0].recipe)
     models = tuple(one.model.to(device).eval() for one in built)
     chosen = _why(run, numbers, seeds)
     return Ensemble(built[0].recipe, built[0].context, preparation, tuple(numbers), models, device, chosen)
+
+
+def _as_they_are(context: Context) -> Preparation:
+    """The preparation of data that is not read from files: features go into the model as they are."""
+    width = {m: shape.width for m, shape in context.features.items()}
+    length = {m: shape.length for m, shape in context.features.items()}
+    return Preparation(context.modalities, context.task, width, length)
 
 
 def mean_prediction(task: Task, outputs: Tensor, temperature: float = 1.0) -> Tensor:

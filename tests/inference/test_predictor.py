@@ -16,9 +16,9 @@ import mmrobust
 from mmrobust import Predictor
 from mmrobust.contracts import Task
 from mmrobust.data import save_arrays
-from mmrobust.errors import DataError, MmrobustError, UsageError
+from mmrobust.errors import DataError, UsageError
 from mmrobust.inference.predict import predict
-from mmrobust.training import RunFolder, open_data
+from mmrobust.training import RunFolder, load_trained, open_data
 from mmrobust.training.verify import problems
 
 WIDTHS = {"audio": 4, "video": 3}
@@ -195,11 +195,15 @@ def test_what_does_not_fit_is_said(classes: RunFolder, given: Any, said: str) ->
     assert said in str(error.value)
 
 
-def test_a_run_without_files_has_no_predictor(tmp_path: Path) -> None:
+def test_a_run_on_built_in_data_takes_features_as_they_are(tmp_path: Path) -> None:
     small = ["data.train=16", "data.valid=8", "data.test=8", "data.length=6", "model.width=16", "train.epochs=1"]
     run = mmrobust.train("normtr", small, out=tmp_path / "run", quiet=True).folder
-    with pytest.raises(MmrobustError, match="is not read from files"):
-        Predictor(run)
+    features = mmrobust.build("normtr", small).dataset.splits["test"].batch(torch.tensor([0])).features
+    expected = load_trained(run).model(features).prediction.item()
+    sample = {m: s.x[0][s.mask[0]].numpy() for m, s in features.items()}
+    assert Predictor(run)(sample).value == pytest.approx(expected, abs=1e-5)
+    broken = Predictor(run)({m: x for m, x in sample.items() if m != "audio"})
+    assert broken.lost["audio"] == 1.0 and broken.value != pytest.approx(expected, abs=1e-6)
 
 
 def test_a_package_predicts_alone(run: RunFolder, sample: dict[str, np.ndarray], tmp_path: Path) -> None:
