@@ -51,27 +51,34 @@ def evaluate(
 
 def report(
     run: RunOrStudy,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="For a paper: write the figures as PDF too, and name the LaTeX tables.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
     """Write the report of a run or a study: one HTML page that opens from disk alone.
 
-    A study's tables are made anew from what its variants predicted, and their pages with them; nothing is trained.
+    Its figures are in figures/ and its tables, as LaTeX, in tables/. A study's tables are computed anew from what its
+    variants predicted, and their pages with them; nothing is trained.
 
     Examples:
 
       mmrobust report normtr
 
-      mmrobust report runs/normtr --json
+      mmrobust report runs/normtr --latex
     """
     from mmrobust.reports import report as write
     from mmrobust.studies import is_study, render
 
-    page = render(run, quiet=as_json).report if is_study(run) else write(run)
+    page = render(run, quiet=as_json, latex=latex).report if is_study(run) else write(run, latex=latex)
+    written = lambda folder, kind: sorted(str(path) for path in (page.parent / folder).glob(f"*.{kind}"))
+    figures, tables = written("figures", "pdf" if latex else "svg"), written("tables", "tex")
     if as_json:
-        figures = sorted(str(path) for path in (page.parent / "figures").glob("*.svg"))
-        typer.echo(json.dumps({"report": str(page), "figures": figures}, indent=2))
-    else:
-        typer.echo(f"report: {page}")
+        typer.echo(json.dumps({"report": str(page), "figures": figures, "tables": tables}, indent=2))
+        return
+    typer.echo(f"report: {page}")
+    for path in [*tables, *figures] if latex else []:
+        typer.echo(f"  {path}")
 
 
 def predict(

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmrobust.contracts import Dataset, Task
     from mmrobust.recipe import Recipe
 
-__all__ = ["check_settings", "selection"]
+__all__ = ["check_settings", "evaluated", "primary_of", "selection"]
 
 
 def check_settings(recipe: Recipe, dataset: Dataset) -> None:
@@ -71,10 +71,36 @@ def _check_splits(recipe: Recipe, dataset: Dataset) -> None:
             raise RecipeError(Problem(message, recipe.where(*at)))
 
 
-def _check_measures(recipe: Recipe, dataset: Dataset) -> None:
+def evaluated(recipe: Recipe, task: Task) -> list[str]:
+    """The measures that the evaluation takes, in the order of its tables.
+
+    Raises:
+        RecipeError: `evaluate.metrics` names one that cannot be taken on this task.
+    """
     wanted = recipe.evaluate.measures
-    if not isinstance(wanted, str):
-        _known(wanted, recipe, dataset.task, "evaluate", "metrics")
+    return (
+        measures.measures_of(task) if isinstance(wanted, str) else _known(wanted, recipe, task, "evaluate", "metrics")
+    )
+
+
+def primary_of(recipe: Recipe, task: Task) -> str:
+    """The one measure that conclusions rest on: `evaluate.primary`, or the task's own.
+
+    Raises:
+        RecipeError: `evaluate.primary` is not among the measures of the evaluation.
+    """
+    wanted, names = recipe.evaluate.primary, evaluated(recipe, task)
+    if wanted == "auto":
+        own = measures.primary(task)
+        return own if own in names else names[0]
+    if wanted not in names:
+        what = f"evaluate.primary: '{wanted}' is not among the measures of the evaluation{nearest(wanted, names)}"
+        raise RecipeError(Problem(what, recipe.where("evaluate", "primary")))
+    return wanted
+
+
+def _check_measures(recipe: Recipe, dataset: Dataset) -> None:
+    primary_of(recipe, dataset.task)
 
 
 def _known(names: list[str] | tuple[str, ...], recipe: Recipe, task: Task, *keys: str) -> list[str]:

@@ -47,9 +47,10 @@ from torch import Tensor
 import mmrobust
 from mmrobust import files
 from mmrobust import recipe as recipes
-from mmrobust.errors import DataError, Problem, RecipeError, UsageError, nearest
-from mmrobust.measures import check, describe, measure_many, measures_of, primary
+from mmrobust.errors import DataError, nearest
+from mmrobust.measures import describe, measure_many
 from mmrobust.model.assemble import Built
+from mmrobust.model.checks import evaluated, primary_of
 from mmrobust.robustness import store
 from mmrobust.robustness.background import background
 from mmrobust.robustness.calibrating import Calibrating
@@ -59,7 +60,7 @@ from mmrobust.training import Checkpoints, Meter, RunFolder, choose_device, chos
 from mmrobust.training.folder import to_json
 from mmrobust.training.manifest import exclusive
 
-__all__ = ["Evaluation", "evaluate", "primary_of"]
+__all__ = ["Evaluation", "evaluate"]
 
 FORMAT = 1
 
@@ -128,14 +129,14 @@ def evaluate(
     dataset, notes = open_data(folder, overrides, changed=changed_data)
     built = load_trained(folder, seeds[0], dataset=dataset, overrides=overrides)
     settings = built.recipe.evaluate
-    names = _measures(built)
+    names = evaluated(built.recipe, built.context.task)
     split = built.dataset.splits.get(settings.split)
     if split is None or split.label is None:
         labelled = [name for name, other in built.dataset.splits.items() if other.label is not None]
         raise DataError(f"the data has no labelled split '{settings.split}'{nearest(settings.split, labelled)}")
     split = restrict(split, built.context.modalities)
     grid, parts = grid_of(built)
-    primary_of(built)  # what is wrong there is said before anything is computed
+    primary_of(built.recipe, built.context.task)  # an error before anything is computed
     device = choose_device(built.recipe)
 
     predictions: dict[int, dict[str, Tensor]] = {}
@@ -177,32 +178,6 @@ def summary(values: Sequence[float] | Tensor) -> dict[str, Any]:
     x = torch.as_tensor(values, dtype=torch.float64)
     std = x.std(correction=1).item() if len(x) > 1 else None
     return {"mean": x.mean().item(), "std": std, "n": len(x), "each": x.tolist()}
-
-
-def _measures(built: Built) -> list[str]:
-    wanted = built.recipe.evaluate.measures
-    if isinstance(wanted, str):
-        return measures_of(built.context.task)
-    try:
-        return check(built.context.task, wanted)
-    except UsageError as error:
-        raise RecipeError(Problem(str(error), built.recipe.where("evaluate", "metrics"))) from error
-
-
-def primary_of(built: Built) -> str:
-    """The one measure that conclusions rest on.
-
-    Raises:
-        RecipeError: `evaluate.primary` is not among the measures of the evaluation.
-    """
-    wanted, names = built.recipe.evaluate.primary, _measures(built)
-    if wanted == "auto":
-        own = primary(built.context.task)
-        return own if own in names else names[0]
-    if wanted not in names:
-        what = f"evaluate.primary: '{wanted}' is not among the measures of this evaluation{nearest(wanted, names)}"
-        raise RecipeError(Problem(what, built.recipe.where("evaluate", "primary")))
-    return wanted
 
 
 def _summarise(
@@ -255,7 +230,7 @@ def _summarise(
         },
         "task": {"kind": task.kind, "outputs": task.outputs, "measures": task.measures, "names": list(task.names)},
         "measures": list(names),
-        "primary": primary_of(built),
+        "primary": primary_of(built.recipe, task),
         **background(built, label, names),
         "seeds": seeds,
         "predictions": {},

@@ -41,13 +41,14 @@ _COMPARED = (  # unknown until a variant is compared with the reference
 )
 
 
-def conclude(study: Study, quiet: bool, anew: bool = False) -> None:
+def conclude(study: Study, quiet: bool, anew: bool = False, latex: bool = False) -> None:
     """Makes the tables and the report of a study, of the variants that are finished.
 
     Args:
         study: The study.
         quiet: Show no progress.
         anew: Make the variants' own pages again too.
+        latex: Write the figures of the study's page as PDF too.
 
     Raises:
         WriteError: The disk is full, or the like.
@@ -74,7 +75,7 @@ def conclude(study: Study, quiet: bool, anew: bool = False) -> None:
     study.save()
     if evaluations:
         _write_tables(study)
-        report_study(study.path)
+        report_study(study.path, latex=latex)
 
 
 def _primary(study: Study, evaluations: Mapping[str, Mapping[str, Any]]) -> str:

@@ -70,13 +70,16 @@ def run_study(job: Job) -> Study:
     return current
 
 
-def render(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs", *, quiet: bool = False) -> Study:
+def render(
+    ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs", *, quiet: bool = False, latex: bool = False
+) -> Study:
     """Makes the tables and every page of a study anew, from what its variants predicted; nothing is trained.
 
     Args:
         ref: Its folder, or its name for the latest.
         runs: The folder of all runs.
         quiet: Show no progress.
+        latex: Write the figures as PDF too, for a paper.
 
     Raises:
         UsageError: There is no such study, or none of its variants is finished.
@@ -84,15 +87,15 @@ def render(ref: str | os.PathLike[str], runs: str | os.PathLike[str] = "runs", *
     """
     current = open_study(ref, runs)
     with locked(current.path, quiet):
-        _conclude(current, quiet, anew=True)
+        _conclude(current, quiet, anew=True, latex=latex)
     if not current.record["tables"]:
         raise UsageError(f"no variant of {current.path} is finished yet; go on with: {current.go_on}")
     return current
 
 
-def _conclude(current: Study, quiet: bool, anew: bool = False) -> None:
+def _conclude(current: Study, quiet: bool, anew: bool = False, latex: bool = False) -> None:
     try:
-        conclude(current, quiet, anew=anew)
+        conclude(current, quiet, anew=anew, latex=latex)
     except KeyboardInterrupt as error:
         raise InterruptedRun(
             f"interrupted in the comparison; what was trained is saved; go on with: {current.go_on}"

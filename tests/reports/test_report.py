@@ -14,7 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from scipy import stats
+from sklearn import metrics
 
+from mmrobust.cli import main
 from mmrobust.errors import MmrobustError
 from mmrobust.measures import describe
 from mmrobust.reports import report
@@ -29,6 +32,7 @@ from mmrobust.reports.figures import (
     ranked,
 )
 from mmrobust.robustness import evaluate
+from mmrobust.robustness.resampling import predicted
 from mmrobust.training import RunFolder, train
 
 torch.set_num_threads(1)
@@ -334,3 +338,73 @@ def test_damaged_files_are_told(runs: Path) -> None:
     (runs / "trained" / "recipe.yaml").unlink()
     with pytest.raises(MmrobustError, match=r"recipe\.yaml is damaged: it is missing; restore it"):
         report(RunFolder(runs / "trained"))
+
+
+def test_a_classification_has_confusion_scores_of_each_class_and_a_line_for_chance(
+    runs: Path, check_alone: Any, files_of: Any
+) -> None:
+    page = check_alone(report(runs / "classes").read_text("utf-8"))
+    run = predicted(RunFolder(runs / "classes"))
+    truth, guess = run.first.label, run.first.predictions["clean"].argmax(-1)
+    rows = list(csv.DictReader(io.StringIO(files_of(page)["classes.csv"])))
+    options: Any = {"labels": [0, 1, 2], "zero_division": 0}
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, guess, **options)
+    for i, row in enumerate(rows):
+        expected = [recall[i], precision[i], f1[i], support[i]]
+        assert [float(row[key]) for key in ("recall", "precision", "F1", "n")] == pytest.approx(expected)
+    table = metrics.confusion_matrix(truth, guess, labels=[0, 1, 2])
+    shown = re.findall(r">(\d+)</text>", (runs / "classes" / "figures" / "confusion.svg").read_text())
+    shares = (100 * table / table.sum(1, keepdims=True)).round().astype(int)
+    assert list(map(int, shown[:9])) == shares.flatten().tolist()
+    clean = {row["Measure"]: row for row in csv.DictReader(io.StringIO(files_of(page)["clean.csv"]))}
+    evaluation = json.loads((runs / "classes" / "evaluation.json").read_text())
+    assert float(clean["balanced_accuracy"]["score"]) == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
+    assert float(clean["accuracy"]["constant"]) == evaluation["constant"]["scores"]["accuracy"]
+    assert "always saying the most frequent class of the training labels" in page.text
+    assert (runs / "classes" / "figures" / "calibration.svg").exists()
+
+
+def test_a_regression_has_a_line_for_the_median_of_the_training_labels(runs: Path, check_alone: Any) -> None:
+    page = check_alone(report(runs / "two").read_text("utf-8"))
+    evaluation = json.loads((runs / "two" / "evaluation.json").read_text())
+    value = f"{evaluation['constant']['scores']['mae']:.3f}"
+    assert f"always saying the median of the training labels gives {value}" in page.text
+    assert "constant prediction" in (runs / "two" / "figures" / "rates-mae.svg").read_text()
+
+
+def test_the_result_is_said_first_with_its_interval(runs: Path, check_alone: Any) -> None:
+    page = check_alone(report(runs / "two").read_text("utf-8"))
+    evaluation = json.loads((runs / "two" / "evaluation.json").read_text())
+    clean = evaluation["clean"]["mae"]
+    low, high = stats.t.interval(0.95, 1, loc=clean["mean"], scale=clean["std"] / 2**0.5)
+    assert f"MAE {clean['mean']:.3f} [{low:.3f}, {high:.3f}] on clean data".replace("-", "−") in page.text
+    assert "mean of 2 seeds with its 95 % interval." in page.text
+    single = check_alone(report(runs / "classes").read_text("utf-8"))
+    assert "one seed, so the uncertainty is unknown." in single.text and "95 % interval" not in single.text
+
+
+def test_architecture_parameters_and_labels_are_shown(runs: Path, check_alone: Any, files_of: Any) -> None:
+    page = check_alone(report(runs / "classes").read_text("utf-8"))
+    evaluation = json.loads((runs / "classes" / "evaluation.json").read_text())
+    rows = list(csv.DictReader(io.StringIO(files_of(page)["model.csv"])))
+    assert [row["Part"] for row in rows] == [part["slot"] for part in evaluation["model"]["parts"]] + ["all"]
+    assert sum(int(row["parameters"]) for row in rows[:-1]) == int(rows[-1]["parameters"])
+    counts = list(csv.DictReader(io.StringIO(files_of(page)["labels.csv"])))
+    assert sum(int(row["train"]) for row in counts) == 32
+    assert "parameters," in page.text and "MACs" in page.text
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 2), (1, 7), (3, 12), (1, 30), (1, 200)])
+def test_ticks_of_epochs_are_whole_numbers(first: int, last: int) -> None:
+    epochs = list(range(first, last + 1))
+    figure = over_epochs("loss", {1: (epochs, [1.0 / x for x in epochs])}, {}).figure
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert ticks and all(text.isdigit() and first <= int(text) <= last for text in ticks) and len(ticks) <= 10
+
+
+def test_latex_files_and_pdf_figures_are_listed_by_the_command_line(runs: Path, capsys: Any) -> None:
+    assert main(["report", str(runs / "two"), "--latex"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    files = [Path(line.strip()) for line in lines if line.startswith("  ")]
+    assert {path.suffix for path in files} == {".tex", ".pdf"} and all(path.stat().st_size for path in files)
+    assert "\\begin{tabular}" in (runs / "two" / "tables" / "clean.tex").read_text()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from mmrobust.cli import main
 from mmrobust.errors import RecipeError
 from mmrobust.measures import measure
 from mmrobust.model.assemble import build
@@ -53,5 +55,14 @@ def test_a_split_without_labels_is_left_out(tiny: list[str]) -> None:
 def test_the_primary_measure_is_the_one_that_the_recipe_names(run: RunFolder) -> None:
     assert evaluate(run, ["evaluate.primary=corr"], quiet=True)["primary"] == "corr"
     assert evaluate(run, quiet=True)["primary"] == "mae"
-    with pytest.raises(RecipeError, match=r"evaluate.primary: 'cor' is not among .* did you mean 'corr'"):
+    with pytest.raises(RecipeError, match=r"evaluate.primary: 'cor' is not among .*did you mean 'corr'"):
         evaluate(run, ["evaluate.primary=cor"], quiet=True)
+
+
+def test_a_wrong_primary_measure_stops_a_run_before_it_trains(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "normtr", *tiny, "evaluate.primary=cor", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "error: evaluate.primary: 'cor' is not among the measures of the evaluation; did you mean 'corr'?" in error
+    assert not (tmp_path / "run").exists()
