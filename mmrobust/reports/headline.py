@@ -21,7 +21,9 @@ def run_headline(evaluation: Mapping[str, Any]) -> str:
     limit = (evaluation["limit"] or {}).get(name)
     beside = []
     if constant is not None:
-        beside.append(f"{_constant(evaluation)} gives {value_text(constant, measure)}")
+        same, value = _constant(evaluation), value_text(constant, measure)
+        better = _better(clean, constant, measure)
+        beside.append(f"{same} gives {value}" if better else f"not better, by more than luck, than {same}: {value}")
     if limit is not None:
         beside.append(f"the best possible prediction {value_text(limit, measure)}")
     text += f" ({'; '.join(beside)})" if beside else ""
@@ -41,10 +43,21 @@ def _constant(evaluation: Mapping[str, Any]) -> str:
     return f"always saying the most frequent {'class' if kind == 'classification' else 'answer'}"
 
 
+def _better(score: Mapping[str, Any], constant: float, measure: Measure) -> bool:
+    """Whether the whole interval of the mean is better than the constant prediction; of one seed the mean itself."""
+    ends = _interval(score) or (score["mean"], score["mean"])
+    return all(end is not None and measure.improves(end, constant) for end in ends)
+
+
+def _interval(score: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of the mean over the seeds; None where a score is undefined, or there is one seed."""
+    known = [x for x in score["each"] if x is not None]
+    return interval(known) if len(known) == len(score["each"]) else None
+
+
 def _with_interval(score: Mapping[str, Any], measure: Measure) -> str:
     unit = " %" if measure.percent and score["mean"] is not None else ""
-    known = [x for x in score["each"] if x is not None]
-    ends = interval(known) if len(known) == len(score["each"]) else None
+    ends = _interval(score)
     between = f" [{value_text(ends[0], measure)}, {value_text(ends[1], measure)}]" if ends else ""
     return f"{value_text(score['mean'], measure)}{between}{unit}"
 
