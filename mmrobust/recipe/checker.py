@@ -526,8 +526,9 @@ class Checker:
 
     def name(self, node: Node | None, default: str) -> str:
         """The recipe's name, which is also the name of a folder."""
+        before = len(self.problems)
         name = self.text(node, "name", default)
-        if node is not None and isinstance(node.value, str) and (problem := misnamed(name)):
+        if node is not None and len(self.problems) == before and (problem := misnamed(name)):
             self.report(node.where, f"'{name[:60]}' cannot be a recipe's name: {problem}")
         return name
 

@@ -165,6 +165,7 @@ DIGITS = "9" * 400
         (f"train.seeds={DIGITS}", "is no number of seeds"),
         (f"name={'n' * 201}", "a name has at most 200 letters, and this one has 201"),
         (f"data.path={'x' * 256}", "a name in it is too long"),
+        ("name=~", "'~' cannot be a recipe's name"),
         ("data.path=a\0b", "a null byte"),
         ("extends=~data", "there is no shipped recipe '~data'"),
         ("extends=~data/x.yaml", "there is no recipe file"),
