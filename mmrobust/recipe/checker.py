@@ -422,10 +422,7 @@ class Checker:
             self.report(
                 node.key, f"{label} has a noise and needs its rate: a number from 0 to 1, or a pair as in [0, 0.5]"
             )
-        elif at is not None and not noisy:
-            if at.value not in (None, 0):
-                self.report(at.key, f"{label} has a rate but no noise")
-        elif at is not None:
+        elif at is not None and noisy:  # without a noise, an inherited rate says nothing
             with contextlib.suppress(_Wrong):
                 rate, plain["rate"] = self.rate(at, f"{label}.rate")
         listed = given.get("objectives")

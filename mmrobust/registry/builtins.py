@@ -58,6 +58,8 @@ def mmrobust_register(registry: Registrar) -> None:
 
     generic = f"{components}.generic_extractor"
     add("generic_extractor", "shared_mlp", f"{generic}:SharedMLP", summary="one MLP that all modalities share")
+    add("generic_extractor", "mean_mlp", f"{generic}:MeanMLP", summary="the mean of what one shared MLP gives")
+    add("generic_extractor", "constant", f"{generic}:Constant", summary="one vector for every step, learned or zero")
     add("generic_extractor", "identity", f"{generic}:Identity", summary="the encoded features themselves")
     add("generic_extractor", "none", f"{generic}:Nothing", summary="no generic features")
 

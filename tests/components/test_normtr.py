@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mmrobust.components.encoder import Linear
 from mmrobust.components.fusion import Concat, CrossAttention
-from mmrobust.components.generic_extractor import SharedMLP
+from mmrobust.components.generic_extractor import Constant, MeanMLP, SharedMLP
 from mmrobust.components.head import MeanPoolLinear, ModalityPool
 from mmrobust.components.objective import TaskLoss
 from mmrobust.components.specific_extractor import PerModalityMLP
@@ -191,3 +191,15 @@ def test_a_regression_loss_for_classes_is_refused() -> None:
     context = Context(tuple(RAW), Task("classification", 3, "classification"), 16, RAW)
     with pytest.raises(OptionError, match="'mae' is for a regression, and this task is a classification"):
         TaskLoss(context, loss="mae")
+
+
+def test_a_constant_query_says_nothing_of_the_sample_and_a_mean_nothing_of_the_step() -> None:
+    encoded = streams(dict(CONTEXT.encoded))
+    constant, zero, mean = Constant(CONTEXT), Constant(CONTEXT, learned=False), MeanMLP(CONTEXT)
+    assert all(torch.equal(s.x, constant.vector.expand_as(s.x)) for s in constant(encoded, {}).values())
+    assert not any(s.x.any() for s in zero(encoded, {}).values())
+    assert [p.requires_grad for p in (constant.vector, zero.vector)] == [True, False]
+    out, every = mean(encoded, {}), SharedMLP.forward(mean, encoded, {})
+    truth = torch.cat([s.x[2][s.mask[2]] for s in every.values()]).mean(0)
+    for stream in out.values():
+        torch.testing.assert_close(stream.x[2], truth.expand_as(stream.x[2]))

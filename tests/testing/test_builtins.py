@@ -121,7 +121,15 @@ FILES: dict[str, Writer] = {"arrays": write_arrays, "mmsa": write_mmsa, "mult": 
 BUILTIN = [spec for spec in registry.catalogue().all() if spec.distribution == "mmrobust"]
 
 
-@parametrize_with_checks(Subject(spec.kind, spec.name) for spec in BUILTIN)
+#: Checks that a built-in fails by design, and why.
+EXPECTED = {("generic_extractor", "constant"): {"check_gradients": "it says nothing of what comes in, for ablations"}}
+
+
+def subject(spec: ComponentSpec, **options: Any) -> Subject:
+    return Subject(spec.kind, spec.name, expected_failures=EXPECTED.get((spec.kind, spec.name)), **options)
+
+
+@parametrize_with_checks(subject(spec) for spec in BUILTIN)
 def test_builtin(check: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     if check.subject.kind == "dataset" and "path" in registry.options_of(check.subject.spec):
         folder = tmp_path_factory.mktemp("data")
@@ -135,7 +143,7 @@ def test_builtin(check: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 CASES = [
-    (Subject(spec.kind, spec.name, options=options), check, f"{spec.kind}-{spec.name}-{i}-{check.name}")
+    (subject(spec, options=options), check, f"{spec.kind}-{spec.name}-{i}-{check.name}")
     for spec in BUILTIN
     if spec.kind != "dataset"
     for i, options in enumerate(variants(spec))
