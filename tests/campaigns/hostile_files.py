@@ -498,8 +498,8 @@ def hostile_files(count: int, rng: random.Random, folder: Path, complaints: list
             complaints.append(f"{kind}, file {i}: {complaint}")
         if path.is_file():
             path.unlink()
-    for kind, found in results.items():
-        print(f"  {kind:24} {found['refused']:4} refused {found['read']:4} read")
+    for kind, result in results.items():
+        print(f"  {kind:24} {result['refused']:4} refused {result['read']:4} read")
     print(f"{count} hostile files; four looks at the slowest took {slowest:.1f} s of a processor")
 
 
@@ -527,8 +527,8 @@ def damaged_files(count: int, rng: random.Random, folder: Path, complaints: list
         if complaint:
             complaints.append(f"damaged {kind}, file {i}: {complaint}")
         path.unlink()
-    for kind, found in results.items():
-        counts = (f"{found[result]:4} {result}" for result in ("refused", "the same", "other values"))
+    for kind, result in results.items():
+        counts = (f"{result[result]:4} {result}" for result in ("refused", "the same", "other values"))
         print(f"  {kind:24} {' '.join(counts)}")
     print(f"{count} damaged files")
 

@@ -71,23 +71,23 @@ def test_any_arrays_come_back(tmp_path_factory: pytest.TempPathFactory, data: st
     widths = {m: (data.draw(st.integers(1, 3)), data.draw(kinds)) for m in names}
 
     def split(n: int) -> dict[str, Any]:
-        made: dict[str, Any] = {"label": rng.normal(size=n)}
+        built: dict[str, Any] = {"label": rng.normal(size=n)}
         for m, (width, kind) in widths.items():
-            made[m] = rng.normal(size=(n, steps, width)).astype(kind)
-            made[f"{m}_mask"] = rng.random((n, steps)) < 0.7
-            made[f"{m}_mask"][:, 0] = True
-        return made
+            built[m] = rng.normal(size=(n, steps, width)).astype(kind)
+            built[f"{m}_mask"] = rng.random((n, steps)) < 0.7
+            built[f"{m}_mask"][:, 0] = True
+        return built
 
     given_ = {s: split(data.draw(st.integers(1, 4))) for s in ("train", "valid", "test")}
     suffix = data.draw(st.sampled_from([".npz", ".safetensors"]))
     path = tmp_path_factory.mktemp("any") / f"x{suffix}"
     save_arrays(path, given_, task=Task("regression", 1, "regression"))
     dataset = opened(path, standardize=False)
-    for name, made in given_.items():
+    for name, built in given_.items():
         for m in names:
             stream = dataset.splits[name].features[m]
-            np.testing.assert_array_equal(stream.mask, made[f"{m}_mask"])
-            np.testing.assert_array_equal(stream.x, np.where(made[f"{m}_mask"][..., None], made[m], 0))
+            np.testing.assert_array_equal(stream.mask, built[f"{m}_mask"])
+            np.testing.assert_array_equal(stream.x, np.where(built[f"{m}_mask"][..., None], built[m], 0))
 
 
 def test_one_table_with_a_split_and_what_labels_say(tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_new_features_without_labels(tmp_path: Path) -> None:
     dataset = open_dataset(part)
     new = {k: v for k, v in data["test"].items() if k != "label"}
     np.savez(tmp_path / "new.npz", **new)
-    found = open_features(part, tmp_path / "new.npz")
-    assert list(found.splits) == ["new"] and found.splits["new"].label is None and found.task == SIX
+    result = open_features(part, tmp_path / "new.npz")
+    assert list(result.splits) == ["new"] and result.splits["new"].label is None and result.task == SIX
     for m, stream in dataset.splits["test"].features.items():
-        torch.testing.assert_close(found.splits["new"].features[m].x, stream.x)
+        torch.testing.assert_close(result.splits["new"].features[m].x, stream.x)
 
 
 def put(key: str, value: Callable[[Any], Any]) -> Callable[[dict[str, Any]], Any]:

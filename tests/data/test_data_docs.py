@@ -16,8 +16,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def snippet(language: str, containing: str) -> str:
-    found = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    (one,) = [text for text in found if containing in text]
+    result = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (one,) = [text for text in result if containing in text]
     return one
 
 

@@ -129,9 +129,10 @@ def test_data_info_offers_folds_where_a_file_has_no_splits(tmp_path: Path, capsy
     raw = table([f"s{i % 6}" for i in range(24)])
     np.savez(tmp_path / "x.npz", **raw, video=raw["audio"])
     assert main(["data", "info", str(tmp_path / "x.npz"), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert "the file has no splits; its groups can be divided into 5 folds" in told["notes"] and not told["problems"]
-    (tmp_path / "mine.yaml").write_text(told["recipe"])
+    info = json.loads(capsys.readouterr().out)
+    note = "the file has no splits; its groups can be divided into 5 folds"
+    assert note in info["notes"] and not info["problems"]
+    (tmp_path / "mine.yaml").write_text(info["recipe"])
     dataset = open_dataset(recipes.load(tmp_path / "mine.yaml").data)
     assert isinstance(dataset, FileDataset) and dataset.fold_count == 5
 

@@ -45,10 +45,10 @@ def mmsa(tmp_path: Path, **changes: Any) -> Path:
 
 
 def test_a_file_of_mmsa(tmp_path: Path) -> None:
-    found = info(mmsa(tmp_path))
-    json.dumps(found)
-    assert found["layout"] == "mmsa" and found["task"]["measures"] == "mosi" and found["problems"] == []
-    train = found["splits"]["train"]
+    result = info(mmsa(tmp_path))
+    json.dumps(result)
+    assert result["layout"] == "mmsa" and result["task"]["measures"] == "mosi" and result["problems"] == []
+    train = result["splits"]["train"]
     assert train["samples"] == 4
     text, vision = train["modalities"]["text"], train["modalities"]["vision"]
     assert (text["steps"], text["width"], text["type"]) == (4, 3, "float32")
@@ -58,8 +58,8 @@ def test_a_file_of_mmsa(tmp_path: Path) -> None:
         "-3.5 to -2.5": 1, "-2.5 to -1.5": 0, "-1.5 to -0.5": 0, "-0.5 to 0.5": 2, "0.5 to 1.5": 0, "1.5 to 2.5": 1,
         "2.5 to 3.5": 0,
     }  # fmt: skip
-    assert "3 ids are in both 'train' and 'valid' (v$_$0, v$_$1, v$_$2)" in found["notes"]
-    text = show(found)
+    assert "3 ids are in both 'train' and 'valid' (v$_$0, v$_$1, v$_$2)" in result["notes"]
+    text = show(result)
     assert "train  4 (1 groups)  text      4x3            float32  1, 2.5, 4" in text
     assert "22.2% of steps all zero; 1 samples without a step" in text
     assert "length: {audio: 50}" in text and "reduce: {audio: segments}" in text
@@ -75,36 +75,36 @@ def test_its_recipe_opens_the_file(tmp_path: Path) -> None:
             for split in data.values():
                 split |= {"audio": audio[: len(split["id"])], "audio_lengths": [3] * len(split["id"])}
             path.write_bytes(pickle.dumps(data))
-        found = info(path)
-        assert ("replace_nonfinite: zero" in found["recipe"]) == bool(changes)
+        result = info(path)
+        assert ("replace_nonfinite: zero" in result["recipe"]) == bool(changes)
         mine = tmp_path / "mine.yaml"
-        mine.write_text(found["recipe"])
+        mine.write_text(result["recipe"])
         loaded = recipes.load(mine)
         dataset = open_dataset(loaded.data)
         assert loaded.name == "some_file" and dataset.modalities["audio"].length == (3 if changes else 50)
 
 
-def test_problems_are_told_and_no_recipe_is_given(tmp_path: Path) -> None:
-    found = info(mmsa(tmp_path, regression_labels=None))
-    assert found["recipe"] is None and found["task"] is None
-    assert any("there are no labels; it can be predicted, but not trained on" in p for p in found["problems"])
+def test_problems_are_named_and_no_recipe_is_given(tmp_path: Path) -> None:
+    result = info(mmsa(tmp_path, regression_labels=None))
+    assert result["recipe"] is None and result["task"] is None
+    assert any("there are no labels; it can be predicted, but not trained on" in p for p in result["problems"])
     path = mmsa(tmp_path)
     data = pickle.loads(path.read_bytes())
     data["test"]["regression_labels"] = [9, 0, 0, 0]
     data["test"]["text"][:] = np.nan
     del data["valid"]
     path.write_bytes(pickle.dumps(data))
-    found = info(path)
-    assert [p.removeprefix(f"{path}: ") for p in found["problems"]] == [
+    result = info(path)
+    assert [p.removeprefix(f"{path}: ") for p in result["problems"]] == [
         "split 'test': 1 of 4 labels are out of range: sample 'v$_$0' has 9, but every label has to be from -3 to 3; "
         "to set it to the end of the range, say clip_labels: true",
         "there is no split 'valid'",
         "split 'test', key 'text': no value is finite",
     ]
-    assert "problem: " in show(found)
+    assert "problem: " in show(result)
 
 
-def test_a_file_that_is_not_there_is_told_without_advice_that_is_for_recipes(
+def test_a_file_that_is_not_there_is_named_without_advice_that_is_for_recipes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("no.pkl", "no.npz"):
@@ -116,19 +116,19 @@ def test_a_file_that_is_not_there_is_told_without_advice_that_is_for_recipes(
 
 def test_mult_and_arrays_are_recognised(tmp_path: Path) -> None:
     def table(n: int) -> dict[str, Any]:
-        made: dict[str, Any] = {m: np.ones((n, 3, 2)) for m in ("text", "audio", "vision")}
-        return made | {"labels": np.tile([[[1, 0], [0, 1], [1, 0], [1, 0]]], (n, 1, 1))}
+        built: dict[str, Any] = {m: np.ones((n, 3, 2)) for m in ("text", "audio", "vision")}
+        return built | {"labels": np.tile([[[1, 0], [0, 1], [1, 0], [1, 0]]], (n, 1, 1))}
 
     path = tmp_path / "iemocap.pkl"
     path.write_bytes(pickle.dumps({s: table(2) for s in ("train", "valid", "test")}))
-    found = info(path)
-    assert found["layout"] == "mult"
-    assert found["splits"]["test"]["label"] == {"counts": {"neutral": 0, "happy": 2, "sad": 0, "angry": 0}}
-    made = {"a": np.ones((4, 2)), "label": [0, 1, 1, 2]}
+    result = info(path)
+    assert result["layout"] == "mult"
+    assert result["splits"]["test"]["label"] == {"counts": {"neutral": 0, "happy": 2, "sad": 0, "angry": 0}}
+    built = {"a": np.ones((4, 2)), "label": [0, 1, 1, 2]}
     task = Task("classification", 3, "classification", names=("x", "y", "z"))
-    path = save_arrays(tmp_path / "a.safetensors", dict.fromkeys(("train", "valid", "test"), made), task=task)
-    found = info(path)
-    assert found["layout"] == "arrays" and found["splits"]["train"]["label"]["counts"] == {"x": 1, "y": 2, "z": 1}
+    path = save_arrays(tmp_path / "a.safetensors", dict.fromkeys(("train", "valid", "test"), built), task=task)
+    result = info(path)
+    assert result["layout"] == "arrays" and result["splits"]["train"]["label"]["counts"] == {"x": 1, "y": 2, "z": 1}
     path = tmp_path / "other.pkl"
     path.write_bytes(pickle.dumps({"train": {"words": [1]}}))
     with pytest.raises(DataError, match="neither MMSA's nor MulT's layout: a split needs text, audio or vision"):

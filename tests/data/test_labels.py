@@ -21,7 +21,7 @@ COUNTS = {"train": 12, "valid": 6, "test": 6}
 
 
 def write(folder: Path, label: Callable[[np.ndarray], Any], **meta: Any) -> Path:
-    """A file whose labels are made of 0, 1, 2, 0, 1, ... in each split."""
+    """A file whose labels are built of 0, 1, 2, 0, 1, ... in each split."""
     raw: dict[str, Any] = {"meta": np.asarray(json.dumps(meta))}
     for k, (split, n) in enumerate(COUNTS.items()):
         raw[f"{split}/audio"] = np.random.default_rng(k).normal(size=(n, 3, 2))
@@ -176,5 +176,5 @@ def test_what_a_user_should_think_about_is_noted_in_the_run_and_by_data_info(
     ]
     notes = open_dataset(Part("mmsa", {"path": path, "modalities": ["text"], "task": "classification"})).notes
     assert main(["data", "info", str(path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["notes"]
-    assert all(line in notes and line in told for line in expected)
+    report = json.loads(capsys.readouterr().out)["notes"]
+    assert all(line in notes and line in report for line in expected)

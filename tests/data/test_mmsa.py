@@ -23,7 +23,7 @@ T, A, V = 6, 9, 5
 def table(n: int, seed: int) -> dict[str, Any]:
     """A split as in unaligned_50.pkl, small."""
     rng = np.random.default_rng(seed)
-    made: dict[str, Any] = {
+    built: dict[str, Any] = {
         "raw_text": np.array([f"text {i}" for i in range(n)], dtype=object),
         "text": rng.normal(size=(n, T, 7)).astype(np.float32),
         "audio": rng.normal(3, 20, size=(n, A, 4)),  # float64, as in some files
@@ -37,10 +37,10 @@ def table(n: int, seed: int) -> dict[str, Any]:
         "regression_labels": rng.uniform(-3, 3, n).astype(np.float32).tolist(),
     }
     for i in range(n):
-        made["text_bert"][i, 1, : 2 + i % (T - 1)] = 1
-        made["audio"][i, made["audio_lengths"][i] :] = 0
-        made["vision"][i, made["vision_lengths"][i] :] = 0
-    return made
+        built["text_bert"][i, 1, : 2 + i % (T - 1)] = 1
+        built["audio"][i, built["audio_lengths"][i] :] = 0
+        built["vision"][i, built["vision_lengths"][i] :] = 0
+    return built
 
 
 def splits() -> dict[str, dict[str, Any]]:
@@ -354,7 +354,7 @@ def test_missing_file_and_other_pickle(tmp_path: Path) -> None:
     assert str(info.value) == f"{path}: a dict with the splits train, valid, test is needed, not list"
 
 
-def test_lengths_beyond_the_steps_are_told(tmp_path: Path) -> None:
+def test_lengths_beyond_the_steps_are_named(tmp_path: Path) -> None:
     data = splits()
     data["test"]["audio_lengths"][1] = 50
     dataset = opened(save(tmp_path, data))
@@ -371,9 +371,9 @@ def test_new_features_are_prepared_as_the_training_data_was(tmp_path: Path) -> N
     new = copy.deepcopy({k: v for k, v in data["test"].items() if "label" not in k and k != "annotations"})
     for given in ({"test": new}, new):  # with a split, or flat
         path = save(tmp_path, given, "new.pkl")
-        found = open_features(part, path)
-        split = next(iter(found.splits.values()))
-        assert split.label is None and found.task == dataset.task and found.modalities == dataset.modalities
+        result = open_features(part, path)
+        split = next(iter(result.splits.values()))
+        assert split.label is None and result.task == dataset.task and result.modalities == dataset.modalities
         for m, stream in dataset.splits["test"].features.items():
             torch.testing.assert_close(split.features[m].x, stream.x)
             assert torch.equal(split.features[m].mask, stream.mask)
@@ -399,11 +399,11 @@ def test_new_features_may_be_shorter_or_longer(tmp_path: Path) -> None:
     new = {k: v for k, v in data["test"].items() if k in ("text", "audio", "vision", "audio_lengths", "vision_lengths")}
     new["text"] = new["text"][:, :3]
     new["audio"], new["audio_lengths"] = np.ones((5, 12, 4)), [12, 3, 4, 5, 11]
-    found = open_features(part, save(tmp_path, new, "new.pkl"))
-    stream = found.splits["new"].features
+    result = open_features(part, save(tmp_path, new, "new.pkl"))
+    stream = result.splits["new"].features
     assert stream["text"].x.shape == (5, 6, 7) and stream["text"].mask.sum() == 15
     assert stream["audio"].x.shape == (5, 9, 4) and stream["audio"].mask.sum(1).tolist() == [9, 3, 4, 5, 9]
-    assert any("2 samples are cut to the 9 steps the model takes" in note for note in found.notes)
+    assert any("2 samples are cut to the 9 steps the model takes" in note for note in result.notes)
 
 
 def test_made_up_data_has_no_new_features(tmp_path: Path) -> None:

@@ -20,16 +20,16 @@ def table(n: int, seed: int, front: bool = False) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, 7, n)
     emotion = rng.integers(0, 2, (n, 4))
-    made: dict[str, Any] = {
+    built: dict[str, Any] = {
         "labels": np.stack([1 - emotion, emotion], -1).astype(np.float64),
         "id": np.array([[f"v{i}".encode(), b"0.5", b"1.5"] for i in range(n)]),
     }
     for m, width in (("vision", 3), ("audio", 4), ("text", 5)):
-        made[m] = rng.normal(size=(n, 6, width)).astype(np.float32)
+        built[m] = rng.normal(size=(n, 6, width)).astype(np.float32)
         for i, length in enumerate(lengths):
-            made[m][i, : 6 - length] = 0 if front else made[m][i, : 6 - length]
-            made[m][i, length:] = made[m][i, length:] if front else 0
-    return made | {"emotion": emotion, "lengths": lengths}
+            built[m][i, : 6 - length] = 0 if front else built[m][i, : 6 - length]
+            built[m][i, length:] = built[m][i, length:] if front else 0
+    return built | {"emotion": emotion, "lengths": lengths}
 
 
 def splits(front: bool = False) -> dict[str, dict[str, Any]]:

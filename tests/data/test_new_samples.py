@@ -81,8 +81,8 @@ def test_steps_with_nan_are_masked(run: Path, tmp_path: Path, capsys: pytest.Cap
     expected, _ = predicted(run, tmp_path, capsys, **hidden)
     new["audio"][0, 2, 1] = np.inf
     new["face"][1, 0] = np.nan
-    found, text = predicted(run, tmp_path, capsys, **new)
-    np.testing.assert_allclose(found[0], expected[0], atol=1e-6)
+    result, text = predicted(run, tmp_path, capsys, **new)
+    np.testing.assert_allclose(result[0], expected[0], atol=1e-6)
     assert "note: new, audio: 1 steps of 1 samples hold values that are not finite; they are masked" in text
     assert "note: new, face: 1 steps of 1 samples" in text
 
@@ -93,11 +93,11 @@ def test_one_sample_without_the_dimension_of_samples(
     three = {m: x[:1] for m, x in keys(1, 9).items()}
     expected, _ = predicted(run, tmp_path, capsys, **three, audio_length=[4])
     single = {m: x[0] for m, x in three.items()}
-    found, _ = predicted(run, tmp_path, capsys, **single, audio_length=4, id="clip")
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    result, _ = predicted(run, tmp_path, capsys, **single, audio_length=4, id="clip")
+    np.testing.assert_allclose(result, expected, atol=1e-6)
     assert (tmp_path / "p.csv").read_text().splitlines()[1].startswith("clip,")
-    found, _ = predicted(run, tmp_path, capsys, audio=single["audio"], audio_mask=np.arange(6) < 4)
-    assert len(found) == 1
+    result, _ = predicted(run, tmp_path, capsys, audio=single["audio"], audio_mask=np.arange(6) < 4)
+    assert len(result) == 1
 
 
 def test_nothing_that_the_model_knows(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,8 +105,8 @@ def test_nothing_that_the_model_knows(run: Path, tmp_path: Path, capsys: pytest.
     assert main(["predict", str(run), str(tmp_path / "new.npz"), "--out", str(tmp_path / "p.csv")]) == 3
     assert "none of the model's modalities (audio, text, face) is in it; it has video" in capsys.readouterr().err
     empty = {m: np.zeros_like(x) for m, x in keys(2, 0).items()}
-    found, text = predicted(run, tmp_path, capsys, **empty)
-    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    result, text = predicted(run, tmp_path, capsys, **empty)
+    np.testing.assert_allclose(result[0], result[1], atol=1e-6)
     assert "nothing is left of 2 samples, the first 'new-0'; what is predicted for them is a guess" in text
 
 
@@ -115,8 +115,8 @@ def test_new_samples_of_a_pickle(tmp_path: Path) -> None:
 
     def table(n: int) -> dict[str, Any]:
         rng = np.random.default_rng(n)
-        made: dict[str, Any] = {m: rng.normal(size=(n, 5, w)) for m, w in (("text", 3), ("audio", 2), ("vision", 2))}
-        return made | {"regression_labels": np.linspace(-3, 3, n)}
+        built: dict[str, Any] = {m: rng.normal(size=(n, 5, w)) for m, w in (("text", 3), ("audio", 2), ("vision", 2))}
+        return built | {"regression_labels": np.linspace(-3, 3, n)}
 
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"train": table(8), "valid": table(3), "test": table(3)}))
     part = Part("mmsa", {"path": tmp_path / "x.pkl", "replace_nonfinite": "zero"})
@@ -124,14 +124,14 @@ def test_new_samples_of_a_pickle(tmp_path: Path) -> None:
     new = {"text": [np.ones((2, 3)), np.ones((4, 3))], "audio": None, "vision": np.ones((2, 5, 2))}
     new["vision"][0, 1, 0] = np.nan
     (tmp_path / "new.pkl").write_bytes(pickle.dumps(new))
-    found = open_features(part, tmp_path / "new.pkl", preparation=kept)
-    features = found.splits["new"].features
+    result = open_features(part, tmp_path / "new.pkl", preparation=kept)
+    features = result.splits["new"].features
     assert features["text"].mask.sum(1).tolist() == [2, 4] and not features["audio"].mask.any()
     assert features["vision"].mask.all()  # the training replaced such values, and so is this one
-    assert any("1 values are not finite, and are replaced as in the training" in note for note in found.notes)
+    assert any("1 values are not finite, and are replaced as in the training" in note for note in result.notes)
     (tmp_path / "new.pkl").write_bytes(pickle.dumps({"text": np.ones((4, 3)), "vision": np.ones((2, 2))}))
-    found = open_features(part, tmp_path / "new.pkl", preparation=kept)
-    assert len(found.splits["new"]) == 1 and found.splits["new"].features["vision"].mask.sum() == 2
+    result = open_features(part, tmp_path / "new.pkl", preparation=kept)
+    assert len(result.splits["new"]) == 1 and result.splits["new"].features["vision"].mask.sum() == 2
 
 
 def test_training_data_is_not_masked_silently(tmp_path: Path) -> None:

@@ -83,18 +83,18 @@ def test_safetensors_with_bfloat16_and_metadata(tmp_path: Path) -> None:
     path.write_bytes(save(tensors, metadata={"mmrobust": "{}"}))
     content = read_file(path)
     assert content.form == "safetensors" and content.value["metadata"] == "{}"
-    found = content.value["tensors"]
-    np.testing.assert_array_equal(found["half"], values.float().numpy())
-    assert found["half"].dtype == np.float32 and found["long"].tolist() == [2**40, -1]
-    assert found["none"].shape == (0, 2)
+    result = content.value["tensors"]
+    np.testing.assert_array_equal(result["half"], values.float().numpy())
+    assert result["half"].dtype == np.float32 and result["long"].tolist() == [2**40, -1]
+    assert result["none"].shape == (0, 2)
 
 
 def test_arrays_of_objects_in_an_npz(tmp_path: Path) -> None:
     ragged = np.empty(2, object)
     ragged[:] = [np.ones((2, 3), np.float32), np.zeros((1, 3))]
     np.savez(tmp_path / "x.npz", ragged=ragged)
-    found = read_file(tmp_path / "x.npz").value["ragged"]
-    assert [x.shape for x in found] == [(2, 3), (1, 3)]
+    result = read_file(tmp_path / "x.npz").value["ragged"]
+    assert [x.shape for x in result] == [(2, 3), (1, 3)]
 
 
 # ------------------------------------------------------------------------------------------- foreign files

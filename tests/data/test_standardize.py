@@ -101,11 +101,11 @@ def test_new_clips_are_standardised_by_their_own_speaker(tmp_path: Path) -> None
     raw = dict(np.load(path))
     new = {"audio": raw["test/audio"], "group": raw["test/group"]}
     np.savez(tmp_path / "new.npz", **new)
-    found = open_features(part, tmp_path / "new.npz", preparation=kept)
-    torch.testing.assert_close(found.splits["new"].features["audio"].x, dataset.splits["test"].features["audio"].x)
+    result = open_features(part, tmp_path / "new.npz", preparation=kept)
+    torch.testing.assert_close(result.splits["new"].features["audio"].x, dataset.splits["test"].features["audio"].x)
     np.savez(tmp_path / "new.npz", audio=raw["test/audio"])
-    found = open_features(part, tmp_path / "new.npz", preparation=kept)
-    assert any("no groups are named; standardised by the training split" in note for note in found.notes)
+    result = open_features(part, tmp_path / "new.npz", preparation=kept)
+    assert any("no groups are named; standardised by the training split" in note for note in result.notes)
 
 
 def test_enrolment_clips_say_how_a_new_speaker_speaks(tmp_path: Path) -> None:
@@ -118,10 +118,10 @@ def test_enrolment_clips_say_how_a_new_speaker_speaks(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", audio=raw["train/audio"][alone], group=raw["train/group"][alone])
     np.savez(tmp_path / "others.npz", audio=raw["train/audio"][others], group=raw["train/group"][others])
     kept: Preparation = whole.preparation  # type: ignore[attr-defined]
-    found = open_features(part, tmp_path / "one.npz", preparation=kept, enrolment=tmp_path / "others.npz")
+    result = open_features(part, tmp_path / "one.npz", preparation=kept, enrolment=tmp_path / "others.npz")
     expected = whole.splits["train"].features["audio"].x[alone]
-    torch.testing.assert_close(found.splits["new"].features["audio"].x, expected, atol=1e-5, rtol=0)
-    assert len(found.splits["new"]) == 1 and "enrolment: 29 clips of 1 groups" in found.notes
+    torch.testing.assert_close(result.splits["new"].features["audio"].x, expected, atol=1e-5, rtol=0)
+    assert len(result.splits["new"]) == 1 and "enrolment: 29 clips of 1 groups" in result.notes
     plain = Part("arrays", {"path": path})
     with pytest.raises(DataError, match="this model does not standardise by group, so it takes no enrolment clips"):
         open_features(plain, tmp_path / "one.npz", enrolment=tmp_path / "others.npz")
