@@ -86,7 +86,8 @@ def build(
 
     def part(slot: str, kind: type[C], context: Context) -> C:
         where = ("model", slot)
-        return _make(loaded, where, kind, getattr(settings, slot), context, derive(weights, slot))
+        chosen = _with_dropout(kind, getattr(settings, slot), settings.dropout)
+        return _make(loaded, where, kind, chosen, context, derive(weights, slot))
 
     encoder = part("encoder", contracts.Encoder, context)
     _need_modalities(loaded, "encoder", encoder.shapes, context)
@@ -182,6 +183,16 @@ def make_noise(recipe: Recipe, where: tuple[str, ...], part: Part[Noise], contex
         RecipeError: The noise refuses an option.
     """
     return _make(recipe, where, Noise, part, context, 0)
+
+
+def _with_dropout(kind: type[Any], part: Part[Any], dropout: float | None) -> Part[Any]:
+    """A part with the dropout of `model.dropout`, where it has that option and leaves it at its default."""
+    if dropout is None:
+        return part
+    option = registry.options_of(registry.catalogue().find(_kind(kind), part.use)).get("dropout")
+    if option is None or part.options.get("dropout", option.default) != option.default:
+        return part
+    return replace(part, options={**part.options, "dropout": dropout})
 
 
 def _learning(recipe: Recipe, context: Context, weights: int, model: Model) -> Learning:

@@ -27,6 +27,8 @@ class ModelSettings:
         fusion: What makes one stream of both.
         head: What makes the prediction.
         attention: Backend of attention, see `mmrobust.nn.attention`.
+        dropout: Share dropped in training by every part that has an option `dropout` and leaves it at its default; null
+            for each part's own.
         modalities: Which modalities of the data are used, in this order; null for all, in the data's order.
     """
 
@@ -37,6 +39,7 @@ class ModelSettings:
     fusion: Part[Fusion]
     head: Part[Head]
     attention: str = "auto"
+    dropout: float | None = within(None, low=0, high=1)
     modalities: tuple[str, ...] | None = None
 
 

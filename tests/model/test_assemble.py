@@ -144,3 +144,15 @@ def test_a_part_that_no_gradient_reaches_is_named(tmp_path: Path) -> None:
     built = made(tmp_path, TEXT, "model.fusion.query=specific", "~learning.views.type_2",
                  "learning.views.type_1.objectives=[task]")  # fmt: skip
     assert any(name.startswith("model.generic.") for name in summarize(built).idle)
+
+
+def test_one_word_sets_the_dropout_of_every_part_that_leaves_its_own_at_the_default(tmp_path: Path) -> None:
+    built = made(tmp_path, TEXT, "model.dropout=0.3", "model.head={use: mean_pool_linear, dropout: 0.1}")
+    shares = {
+        slot: {module.p for module in part.modules() if isinstance(module, torch.nn.Dropout)}
+        for slot, part in built.model.parts.items()
+    }
+    assert shares == {"encoder": set(), "generic": {0.3}, "specific": {0.3}, "fusion": {0.3}, "head": {0.1}}
+    assert built.recipe.model.dropout == 0.3
+    with pytest.raises(RecipeError, match=r"model\.dropout has to be"):
+        made(tmp_path, TEXT, "model.dropout=1.5")
