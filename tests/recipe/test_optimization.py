@@ -32,7 +32,7 @@ def test_options_and_defaults_are_torch_s(name: str) -> None:
 def test_bare_names_and_mappings_mean_the_same() -> None:
     train = load("normtr").train
     assert (train.optimizer, train.schedule, train.clip) == (AdamW(), Cosine(), Clip("norm", 1.0))
-    assert (train.lr, train.weight_decay) == (5e-4, 0.01)
+    assert (train.lr, train.weight_decay) == (1e-3, 0.01)
     assert load("normtr", ["train.optimizer=adam"]).train.optimizer == Adam()
     assert load("normtr", ["train.optimizer={use: sgd, momentum: 0.9}"]).train.optimizer == SGD(momentum=0.9)
     assert load("normtr", ["train.optimizer.betas=[0.5, 0.6]"]).train.optimizer == AdamW(betas=(0.5, 0.6))
