@@ -156,13 +156,13 @@ class Checkpoints:
     Args:
         folder: `checkpoints/seed-<k>`.
         keep: How many of the last ones are kept, besides the best.
-        tell: Called with a line about each damaged checkpoint that is passed over.
+        log: Called with a line about each damaged checkpoint that is passed over.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, tell: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, folder: Path, keep: int = 2, log: Callable[[str], None] = lambda text: None) -> None:
         self.folder = folder
         self.keep = max(keep, 1)
-        self.tell = tell
+        self.log = log
 
     def path(self, epoch: int) -> Path:
         """Where the checkpoint of an epoch is."""
@@ -220,7 +220,7 @@ class Checkpoints:
                     read(self.path(best))
                 return checkpoint
             except CheckpointError as error:
-                self.tell(f"passed over: {error}")
+                self.log(f"passed over: {error}")
         return None
 
     def last(self) -> Checkpoint | None:

@@ -63,6 +63,7 @@ class Epoch:
         number: From 1.
         updates: The samples of each step: one batch or, where gradients are accumulated, several.
         noise: Source of its noises.
+        lr: The learning rate, before what changes it from step to step.
         records: Steps that were not looked at yet.
         seen: How many were looked at.
         sums: What those reported, added up, by name.
@@ -71,6 +72,7 @@ class Epoch:
     number: int
     updates: Sequence[Sequence[Tensor]]
     noise: torch.Generator
+    lr: float
     records: list[StepRecord] = field(default_factory=list)
     seen: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -170,7 +172,7 @@ class Seed:
         # Batches of nearly one size: no tiny last one, of which some objectives could make no statistics.
         batches = order.tensor_split(math.ceil(len(self.train) / self.settings.batch_size))
         ends = [round(len(batches) * i / self.steps_each) for i in range(self.steps_each + 1)]
-        self.epoch = Epoch(number, [batches[a:b] for a, b in pairwise(ends)], noise)
+        self.epoch = Epoch(number, [batches[a:b] for a, b in pairwise(ends)], noise, self._epoch_rate())
         return self.epoch
 
     def draw(self, index: Tensor) -> Views:
@@ -179,11 +181,16 @@ class Seed:
 
     def rate(self) -> float:
         """The learning rate of the next step."""
-        settings, lr = self.settings, self.settings.lr
-        if isinstance(settings.schedule, Plateau) and self.select is not None:
-            scores = [line["valid"][self.select] for line in self.state.metrics]
-            lr = plateau(settings.schedule, lr, scores, measures.describe(self.select).better)
-        return lr * factor(settings.schedule, self.state.step, self.steps, settings.warmup)
+        settings = self.settings
+        return self.epoch.lr * factor(settings.schedule, self.state.step, self.steps, settings.warmup)
+
+    def _epoch_rate(self) -> float:
+        """The learning rate of the next epoch, before what changes it from step to step."""
+        settings = self.settings
+        if not isinstance(settings.schedule, Plateau) or self.select is None:
+            return settings.lr
+        scores = [line["valid"][self.select] for line in self.state.metrics]
+        return plateau(settings.schedule, settings.lr, scores, measures.describe(self.select).better)
 
     def progress(self) -> Progress:
         """How far training has come at the next step."""

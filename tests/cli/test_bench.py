@@ -30,35 +30,35 @@ def test_measures_of_a_recipe(
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "normtr", *SMALL, "--seconds", "0.05", "--json"]) == 0
     said = capsys.readouterr()
-    told = json.loads(said.out)
+    record = json.loads(said.out)
     assert "training steps" in said.err and "\x1b" not in said.err
-    assert told["batch_size"] == 10 and told["rounds"] >= 3  # 20 samples in two batches of nearly one size
-    assert 0 < told["step_low"] <= told["step"] <= told["step_high"]
-    assert told["samples_per_second"] == pytest.approx(10 / told["step"])
-    assert told["epoch"] == pytest.approx(2 * told["step"]) and told["training"] == pytest.approx(12 * told["epoch"])
-    assert 0 < told["feeding"] < 1 and told["gemm_gflops"] > 0
-    assert told["sweep_samples"] == 12 and told["passes"] == 1 + 2 * 3 and told["sweep"] > 0
-    assert {"manual", "sdpa"} <= set(told["backends"]) and not set(told["backends"]) & set(told["left_out"])
-    assert set(told["backends"]) | set(told["left_out"]) >= {"flash", "efficient", "cudnn", "flex"}
-    assert told["seeds"] is None  # one thread: there is nothing to divide
+    assert record["batch_size"] == 10 and record["rounds"] >= 3  # 20 samples in two batches of nearly one size
+    assert 0 < record["step_low"] <= record["step"] <= record["step_high"]
+    assert record["samples_per_second"] == pytest.approx(10 / record["step"])
+    assert record["epoch"] == pytest.approx(2 * record["step"]) and record["training"] == pytest.approx(12 * record["epoch"])
+    assert 0 < record["feeding"] < 1 and record["gemm_gflops"] > 0
+    assert record["sweep_samples"] == 12 and record["passes"] == 1 + 2 * 3 and record["sweep"] > 0
+    assert {"manual", "sdpa"} <= set(record["backends"]) and not set(record["backends"]) & set(record["left_out"])
+    assert set(record["backends"]) | set(record["left_out"]) >= {"flash", "efficient", "cudnn", "flex"}
+    assert record["seeds"] is None  # one thread: there is nothing to divide
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_function_shows_a_table() -> None:
-    found = mmrobust.bench("normtr", SMALL, seconds=0.05, quiet=True)
-    lines = str(found).splitlines()
+    result = mmrobust.bench("normtr", SMALL, seconds=0.05, quiet=True)
+    lines = str(result).splitlines()
     assert lines[0].startswith("normtr on cpu, 1 thread; a large matrix product runs at ")
     assert any(line.startswith("training step") and "10 samples" in line for line in lines)
     assert any(line.startswith("  with manual") and line.endswith("times the step") for line in lines)
-    assert found._repr_html_().startswith("<pre>normtr on cpu")
+    assert result._repr_html_().startswith("<pre>normtr on cpu")
 
 
 def test_seeds_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     part = importlib.import_module("mmrobust.benchmark")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # this test's own steps stay on one
-    found = mmrobust.bench("normtr", SMALL, seconds=0.2, quiet=True)
-    assert found.processes == 2 and found.seeds is not None and 0.1 < found.seeds < 20
-    assert "2 seeds at a time" in str(found)
+    result = mmrobust.bench("normtr", SMALL, seconds=0.2, quiet=True)
+    assert result.processes == 2 and result.seeds is not None and 0.1 < result.seeds < 20
+    assert "2 seeds at a time" in str(result)
 
     monkeypatch.setattr(part, "_CHILD", "mmrobust.benchmark:boom")
     with pytest.raises(MmrobustError, match=r"a process that measures seeds ended with exit code 1\n(.*\n)*.*'boom'"):

@@ -28,13 +28,13 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_main_job_leaves_a_report(folder, capsys):
     assert main(["run", "tiny.yaml", "train.epochs=1", "--seeds", "2"]) == 0
-    told = capsys.readouterr()
+    captured = capsys.readouterr()
     run = RunFolder.open("tiny")
     assert run.path.parent == RunFolder.open(folder / "runs" / "tiny").path.parent.relative_to(folder)
-    assert told.out.startswith(f"trained: {run.path}\n  seed 1: best epoch 1/1, valid mae ")
-    assert told.out.endswith(f"report: {run.path}/report.html\n")
-    assert "AUILC" in told.out
-    assert "seed 2: epoch 1/1  loss " in told.err and "\r" not in told.err
+    assert captured.out.startswith(f"trained: {run.path}\n  seed 1: best epoch 1/1, valid mae ")
+    assert captured.out.endswith(f"report: {run.path}/report.html\n")
+    assert "AUILC" in captured.out
+    assert "seed 2: epoch 1/1  loss " in captured.err and "\r" not in captured.err
     assert {p.name for p in run.path.iterdir()} >= {"evaluation.json", "report.html", "figures", "predictions"}
     assert json.loads(run.evaluation.read_text())["seeds"] == [1, 2]
 
@@ -42,15 +42,15 @@ def test_the_main_job_leaves_a_report(folder, capsys):
     before = run.evaluation.read_bytes()
     run.evaluation.unlink()
     assert main(["run", "--resume", "tiny", "-q"]) == 0
-    told = capsys.readouterr()
-    assert told.err == "" and run.evaluation.read_bytes() == before
+    captured = capsys.readouterr()
+    assert captured.err == "" and run.evaluation.read_bytes() == before
 
 
 def test_train_tells_machines_what_it_made(folder, capsys):
     assert main(["train", "tiny.yaml", "--out", "here", "--json", "--quiet", "--seeds", "3,"]) == 0
-    told = capsys.readouterr()
-    made = json.loads(told.out)
-    assert told.err == ""
+    captured = capsys.readouterr()
+    made = json.loads(captured.out)
+    assert captured.err == ""
     assert made["run"] == "here" and made["name"] == "tiny" and made["diverged"] == {}
     assert made["seeds"]["3"]["epochs"] == 2 and made["seeds"]["3"]["best"]["measure"] == "mae"
     assert not (folder / "runs").exists()
@@ -58,9 +58,9 @@ def test_train_tells_machines_what_it_made(folder, capsys):
 
 def test_several_seeds_are_trained_at_a_time(folder, capsys):
     assert main(["run", "tiny.yaml", "--out", "both", "--seeds", "2", "--jobs", "2"]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("trained: both\n  seed 1: best epoch ") and "\n  seed 2: best epoch " in told.out
-    assert "2 seeds to train, 2 at a time, each in a process of 1 thread\n" in told.err
+    captured = capsys.readouterr()
+    assert captured.out.startswith("trained: both\n  seed 1: best epoch ") and "\n  seed 2: best epoch " in captured.out
+    assert "2 seeds to train, 2 at a time, each in a process of 1 thread\n" in captured.err
     assert main(["train", "tiny.yaml", "--out", "turn", "--seeds", "2", "--jobs", "1", "train.epochs=1"]) == 0
     assert "at a time" not in capsys.readouterr().err
 
@@ -85,8 +85,8 @@ def test_several_seeds_are_trained_at_a_time(folder, capsys):
 )
 def test_what_is_wrong_is_said_in_a_line(line, code, said, capsys):
     assert main(line.split()) == code
-    told = capsys.readouterr()
-    assert told.out == "" and said in told.err and "Traceback" not in told.err
+    captured = capsys.readouterr()
+    assert captured.out == "" and said in captured.err and "Traceback" not in captured.err
 
 
 def test_nothing_is_left_by_a_recipe_that_cannot_be_used(folder):

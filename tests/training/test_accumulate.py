@@ -63,13 +63,13 @@ def test_the_schedule_counts_steps_of_the_optimizer(tiny, tmp_path):
 
 
 def bits(folder: RunFolder, seeds) -> dict[str, object]:
-    found: dict[str, object] = {}
+    content: dict[str, object] = {}
     for path in sorted(folder.path.glob("checkpoints/*/*/*.safetensors")):
-        found[str(path.relative_to(folder.path))] = path.read_bytes()
+        content[str(path.relative_to(folder.path))] = path.read_bytes()
     for seed in seeds:
         state = json.loads((Checkpoints(folder.seed(seed)).path(3) / "state.json").read_text())
-        found[f"state {seed}"] = [{k: v for k, v in line.items() if k != "seconds"} for line in state["metrics"]]
-    return found
+        content[f"state {seed}"] = [{k: v for k, v in line.items() if k != "seconds"} for line in state["metrics"]]
+    return content
 
 
 @pytest.mark.parametrize("together", ["false", "true"])

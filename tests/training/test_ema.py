@@ -61,15 +61,15 @@ def test_the_averaged_weights_are_what_is_validated_and_evaluated(tiny, tmp_path
 
 
 def bits(folder: RunFolder) -> dict[str, object]:
-    found: dict[str, object] = {}
+    content: dict[str, object] = {}
     for path in sorted(folder.path.glob("checkpoints/*/*/*")):
         name = str(path.relative_to(folder.path))
         if path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
+            content[name] = path.read_bytes()
         elif path.name == "state.json":
             metrics = json.loads(path.read_text())["metrics"]
-            found[name] = [{k: v for k, v in line.items() if k != "seconds"} for line in metrics]
-    return found
+            content[name] = [{k: v for k, v in line.items() if k != "seconds"} for line in metrics]
+    return content
 
 
 @pytest.mark.parametrize("more", [[], ["train.together=true", "train.seeds=2"], ["train.precision=fp16"]])
@@ -98,5 +98,5 @@ def test_stacked_seeds_have_the_averages_that_each_has_alone(tiny, tmp_path, dou
 
 
 def test_a_decay_has_to_be_a_share(tiny):
-    with pytest.raises(RecipeError, match=r"train.ema has to be between 0 and 1, not 1.5"):
+    with pytest.raises(RecipeError, match=r"train.ema has to be at least 0 and less than 1, not 1.5"):
         recipes.load(tiny, ["train.ema=1.5"])

@@ -218,8 +218,8 @@ def test_metrics_grow_by_whole_lines_and_a_torn_one_is_left_out(run):
 
 
 def test_json_is_taken_by_every_reader():
-    told = to_json({1: (math.nan, math.inf, 0.1), "ä": [True, None]})
-    assert json.loads(told, parse_constant=pytest.fail) == {"1": [None, None, 0.1], "ä": [True, None]}
+    text = to_json({1: (math.nan, math.inf, 0.1), "ä": [True, None]})
+    assert json.loads(text, parse_constant=pytest.fail) == {"1": [None, None, 0.1], "ä": [True, None]}
 
 
 def test_the_log_tells_times(run):

@@ -155,7 +155,7 @@ def test_a_number_format_that_the_processor_only_imitates_is_told(monkeypatch):
         "this processor only imitates fp16: train.precision=fp32 will be many times faster"
     )
     assert slow_precision("fp16", torch.device("cuda")) is None
-    monkeypatch.setattr("mmrobust.training.device.processor", dict)  # where nothing is told
+    monkeypatch.setattr("mmrobust.training.device.processor", dict)  # where the system says nothing
     assert slow_precision("fp16", cpu) is None
 
 

@@ -21,16 +21,19 @@ from mmrobust.training.processes import only_here, share
 def bits(folder: RunFolder) -> dict[str, object]:
     """All that was computed: weights, moments and metrics of every checkpoint, and the metrics of the run."""
     timeless = lambda line: {key: value for key, value in line.items() if key != "seconds"}
-    found: dict[str, object] = {
+    content: dict[str, object] = {
         str(path.relative_to(folder.path)): path.read_bytes()
         for path in folder.path.glob("checkpoints/*/*/*.safetensors")
     }
     for path in folder.path.glob("checkpoints/*/*/state.json"):
         state = json.loads(path.read_text())
-        found[str(path.relative_to(folder.path))] = {**state, "metrics": [timeless(line) for line in state["metrics"]]}
+        content[str(path.relative_to(folder.path))] = {
+            **state,
+            "metrics": [timeless(line) for line in state["metrics"]],
+        }
     lines = [timeless(line) for line in folder.read_metrics()]
-    assert len(found) > 4 and lines
-    return {**found, "metrics": sorted(lines, key=lambda line: (line["seed"], line["epoch"]))}
+    assert len(content) > 4 and lines
+    return {**content, "metrics": sorted(lines, key=lambda line: (line["seed"], line["epoch"]))}
 
 
 @pytest.mark.parametrize(
@@ -69,10 +72,14 @@ def test_the_bits_are_those_of_seeds_one_after_the_other(tiny, tmp_path, seeds, 
     }
     assert list(run.states) == [1, 4, 9]
     assert run.folder.read_env()["threads"] == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "3 seeds to train, 2 at a time, each in a process of 1 thread\n" in told.err
-    assert "seed 4: epoch 1/2  loss " in told.err and " left\n" in told.err and "seed 9: best epoch " in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "3 seeds to train, 2 at a time, each in a process of 1 thread\n" in captured.err
+    assert (
+        "seed 4: epoch 1/2  loss " in captured.err
+        and " left\n" in captured.err
+        and "seed 9: best epoch " in captured.err
+    )
     assert [path.name for path in run.folder.path.rglob(".*")] == [".lock"]
 
 
@@ -97,8 +104,10 @@ def test_what_only_this_session_knows_is_trained_in_it(tiny, tmp_path):
     run = train(tiny, ["model.head=only_in_this_session", "train.seeds=2", "train.epochs=1"], out=tmp_path / "run",
                 jobs=2, quiet=True)  # fmt: skip
     assert sorted(run.states) == [1, 2]
-    told = "one after the other: a process of its own would not know head 'only_in_this_session', registered in this"
-    assert told in run.folder.log.read_text()
+    captured = (
+        "one after the other: a process of its own would not know head 'only_in_this_session', registered in this"
+    )
+    assert captured in run.folder.log.read_text()
 
 
 BROKEN = '''
@@ -226,7 +235,7 @@ def test_ctrl_c_and_term_stop_all_and_a_killed_parent_takes_its_children_with_it
 
 
 def wait_for(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    """Until both seeds have told `count` epochs together."""
+    """Until both seeds have finished `count` epochs together."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if (out / "metrics.jsonl").exists():

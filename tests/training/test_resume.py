@@ -25,16 +25,16 @@ def bits(folder: Path) -> dict[str, object]:
     def timeless(line):
         return {k: v for k, v in line.items() if k != "seconds"}
 
-    found: dict[str, object] = {"metrics": [timeless(line) for line in RunFolder(folder).read_metrics()]}
+    content: dict[str, object] = {"metrics": [timeless(line) for line in RunFolder(folder).read_metrics()]}
     for path in sorted(folder.glob("checkpoints/*/*/*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
+            content[name] = path.read_bytes()
         elif path.name == "state.json":
             state = json.loads(path.read_text())
-            found[name] = {**state, "metrics": [timeless(line) for line in state["metrics"]]}
-    assert len(found) > 4
-    return found
+            content[name] = {**state, "metrics": [timeless(line) for line in state["metrics"]]}
+    assert len(content) > 4
+    return content
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -126,8 +126,8 @@ def test_other_threads_are_told(finished, capsys):
     env = json.loads(finished.env.read_text())
     finished.write(finished.env, json.dumps({**env, "threads": 64}))
     train(resume=finished.path)
-    told = "not quite what the run began on, so its last bits may differ: threads 64 then, 1 now"
-    assert told in capsys.readouterr().err and told in finished.log.read_text()
+    captured = "not quite what the run began on, so its last bits may differ: threads 64 then, 1 now"
+    assert captured in capsys.readouterr().err and captured in finished.log.read_text()
 
 
 def test_another_library_for_products_is_told(finished):

@@ -57,8 +57,10 @@ def test_stacked_seeds_are_not_compiled_and_that_is_said(tiny, tmp_path, traced)
     more = [*STILL, "train.seeds=2", "train.together=true"]
     plain = train(tiny, more, out=tmp_path / "plain", quiet=True)
     run = train(tiny, [*more, "train.compile=true"], out=tmp_path / "run", quiet=True)
-    told = "train.compile: torch.compile would lose the gradient reversal of stacked seeds, so steps are not compiled\n"
-    assert run.folder.log.read_text().count(told) == 1
+    logged = (
+        "train.compile: torch.compile would lose the gradient reversal of stacked seeds, so steps are not compiled\n"
+    )
+    assert run.folder.log.read_text().count(logged) == 1
     assert traced == [] and losses(run) == losses(plain)
 
 
@@ -135,14 +137,16 @@ def test_what_a_graph_would_get_wrong_is_not_captured(tiny, tmp_path):
 def test_a_loss_that_reads_the_epoch_is_not_captured(tiny, tmp_path):
     seed = begun(tiny, tmp_path / "run")
     views = [seed.draw(torch.arange(8))]
-    told: list[str] = []
-    step = Graphed(lambda views, progress: torch.ones(3), lambda views, progress: progress.epoch + 1, int, told.append)
+    logged: list[str] = []
+    step = Graphed(
+        lambda views, progress: torch.ones(3), lambda views, progress: progress.epoch + 1, int, logged.append
+    )
     progress = Progress(2, torch.zeros(()))
     assert step(views, progress).tolist() == [1, 1, 1] and step(views, progress).tolist() == [1, 1, 1]
-    assert told == ["train.graphs: an objective reads the number of the epoch, so steps are not captured"]
+    assert logged == ["train.graphs: an objective reads the number of the epoch, so steps are not captured"]
     real = new_step(seed)
     forward = lambda batches, progress: real.forward(batches[0], progress)
-    assert not Graphed(real, forward, int, told.append)._reads_epoch(views, progress)
+    assert not Graphed(real, forward, int, logged.append)._reads_epoch(views, progress)
 
 
 def test_what_views_share_enters_a_graph_once(tiny, tmp_path):
@@ -159,9 +163,9 @@ def test_what_views_share_enters_a_graph_once(tiny, tmp_path):
 
 
 def test_a_kernel_without_a_deterministic_form_is_told_once_and_runs(tiny, tmp_path):
-    told: list[str] = []
+    logged: list[str] = []
     seed = begun(tiny, tmp_path / "run")
-    one = new_step(seed, told.append)
+    one = new_step(seed, logged.append)
     forward, asked = one.forward, []
 
     def picky(views, progress):
@@ -176,7 +180,7 @@ def test_a_kernel_without_a_deterministic_form_is_told_once_and_runs(tiny, tmp_p
         first, second = one([views], Progress(0, torch.zeros(()))), one([views], Progress(0, torch.zeros(())))
     assert first.isfinite().all() and second.isfinite().all()
     assert asked == [False, True, True] and one.lenient
-    assert [line for line in told if "deterministic" in line] == [
+    assert [line for line in logged if "deterministic" in line] == [
         "steps are not the same bits every time on this GPU: RuntimeError: picky_backward_cuda does not have a "
         "deterministic implementation, but you set ..."
     ]
