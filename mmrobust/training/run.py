@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmrobust import files
-from mmrobust.contracts.randomness import generator
 from mmrobust.errors import DivergedError, InterruptedRun, UsageError, WriteError
 from mmrobust.model.assemble import Built, build
 from mmrobust.recipe.optimization import Plateau
@@ -332,9 +331,10 @@ def _refusal(seeds: Sequence[Seed]) -> str | None:
 
     first = seeds[0]
     index = torch.arange(min(len(first.train), 4), device=first.device)
-    views = [s.learning.draw(s.train.batch(index), generator(0, "trial", device=first.device)) for s in seeds]
     for seed in seeds:
+        seed.begin()
         seed.trained.train()
+    views = [seed.draw(index) for seed in seeds]
     with deterministic(first.device, 0, lenient=True), autocast(first.settings.precision, first.device):
         error = refusal([seed.trained for seed in seeds], views, first.progress())
     return None if error is None else first_line(error)

@@ -22,7 +22,7 @@ def new_seed(tiny, tmp_path, *overrides, number=1, kind=Seed):
 
 
 def weights(run, seed=1):
-    checkpoints = sorted(run.folder.seed(seed).glob("epoch-*/*.safetensors"))
+    checkpoints = sorted(run.folder.seed(seed).glob("epoch-*/[mo]*.safetensors"))  # objectives may hold nothing
     assert checkpoints
     return {p.relative_to(run.folder.path): p.read_bytes() for p in checkpoints}
 
@@ -136,13 +136,14 @@ def test_without_a_validation_split_the_last_epoch_counts(tiny, tmp_path):
         Seed(dataclasses.replace(built, recipe=patient), seed.folder, 1, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_learns_nearly_the_same(tiny, tmp_path, precision):
+# The first steps of fp16 overflow and are left out, until the scale has fallen.
+@pytest.mark.parametrize(("precision", "gap"), [("bf16", 0.02), ("fp16", 0.06)])
+def test_lower_precision_learns_nearly_the_same(tiny, tmp_path, precision, gap):
     full = train(tiny, ["model.fusion.dropout=0"], runs=tmp_path, quiet=True)
     half = train(tiny, ["model.fusion.dropout=0", f"train.precision={precision}"], runs=tmp_path, quiet=True)
     a, b = (run.folder.read_metrics()[-1] for run in (full, half))
     assert a["loss"] != b["loss"]
-    assert b["loss"]["total"] == pytest.approx(a["loss"]["total"], rel=0.02)
+    assert b["loss"]["total"] == pytest.approx(a["loss"]["total"], rel=gap)
     assert all(t.dtype == torch.float32 for t in load_trained(half.folder).model.parameters())
 
 
