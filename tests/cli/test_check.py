@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mmrobust import registry
 from mmrobust.cli import main
 from mmrobust.testing import checks_for
 
@@ -37,9 +39,11 @@ class CountsPadding(Fusion):
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> list[str]:
+def plugin(tmp_path: Path) -> Iterator[list[str]]:
     (tmp_path / "mine.py").write_text(FILE)
-    return ["--plugin", str(tmp_path / "mine.py")]
+    registry.reset()  # another test of this process may have discovered plugins already
+    yield ["--plugin", str(tmp_path / "mine.py")]
+    registry.reset()
 
 
 def test_what_cannot_run_is_one_line_and_failures_come_last(

@@ -41,6 +41,7 @@ def test_bare_it_prints_its_help_and_so_does_a_bare_family(capsys) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_tables_fit_and_nothing_is_cut(width: int, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     wide = run(capsys, "plugins", "show", "noise", "gaussian")[1]
     monkeypatch.setenv("COLUMNS", str(width))
     for line in (["plugins", "list"], ["recipes", "list"], ["plugins", "show", "noise", "gaussian"]):
@@ -58,7 +59,8 @@ def test_a_table_narrows_its_widest_columns_first() -> None:
     assert text.splitlines() == ["A      B", "short  one two three", "       four five six", "       seven"]
 
 
-def test_types_read_as_people_write_them(capsys) -> None:
+def test_types_read_as_people_write_them(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     out = run(capsys, "plugins", "show", "noise", "gaussian")[1]
     assert re.search(r"^snr +float, \[low, high\] or \{modality: float\} +0\.0 ", out, re.MULTILINE)
     assert re.search(r"^scope +every_modality or one_modality ", out, re.MULTILINE)

@@ -131,7 +131,8 @@ def test_no_plugins_loads_none_that_are_trusted_either(folder: Path, capsys) -> 
     assert not Path("MARK").exists()
 
 
-def test_trust_is_listed_and_taken_back(folder: Path, capsys) -> None:
+def test_trust_is_listed_and_taken_back(folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert main(["plugins", "trust", "add", "evil.py"]) == 0
     Path("other.py").touch()
     mmrobust.trust("other.py")
