@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,16 @@ if not os.environ.get("MMROBUST_TEST_GPU"):  # most tests are of what a CPU prom
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # the many child processes shall not compile everything anew
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A verb that is called in this process may set variables for its child processes; no other test meets them."""
+    before = dict(os.environ)
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
