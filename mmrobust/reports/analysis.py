@@ -31,21 +31,21 @@ def section(folder: RunFolder, figures: Figures, source: str) -> dict[str, Any] 
         MmrobustError: `analysis.json` is damaged.
     """
     path = folder.analysis
-    told = folder.read_json(path)
-    if told is None:
+    results = folder.read_json(path)
+    if results is None:
         return None
     try:
-        if told["format"] != 1:
-            raise MmrobustError(f"{path} has format {told['format']}; this version reads format 1")
-        return _section(told, figures, source)
+        if results["format"] != 1:
+            raise MmrobustError(f"{path} has format {results['format']}; this version reads format 1")
+        return _section(results, figures, source)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise MmrobustError(f"{path} is damaged; run mmrobust analyze {folder.path}") from error
 
 
-def _section(told: Mapping[str, Any], figures: Figures, source: str) -> dict[str, Any]:
-    runs = told["runs"]
+def _section(results: Mapping[str, Any], figures: Figures, source: str) -> dict[str, Any]:
+    runs = results["runs"]
     titles = _titles(runs)
-    noise = told["noise"]
+    noise = results["noise"]
     missing: list[str] = []
 
     def known(name: str) -> list[tuple[str, Any]]:
@@ -60,7 +60,7 @@ def _section(told: Mapping[str, Any], figures: Figures, source: str) -> dict[str
     view: dict[str, Any] = {
         "facts": [(title, f"{run['run']}, seed {run['seed']}, epoch {run['epoch']}")
                   for title, run in zip(titles, runs, strict=True)],
-        "split": told["split"], "samples": f"{told['samples']:,}",
+        "split": results["split"], "samples": f"{results['samples']:,}",
         "noise": noise["name"], "rate": f"{noise['rate']:g}",
         "similar": None, "probes": None, "looked": None, "map": None, "worst": None, "gap": None, "missing": missing,
     }  # fmt: skip
@@ -74,15 +74,15 @@ def _section(told: Mapping[str, Any], figures: Figures, source: str) -> dict[str
         figures["attention-on-erased"] = looked(seen, noise["name"])
         view["looked"] = _looked(seen, noise["name"], source)
     for name in ("map", "worst", "limit"):
-        if "missing" in told[name] and told[name]["missing"] not in {text.partition(": ")[2] for text in missing}:
-            missing.append(told[name]["missing"])
-    if "missing" not in told["map"]:
-        figures["attention"] = attended(told["map"], noise["rate"], noise["name"])
-        view["map"] = {"id": told["map"]["id"], "label": told["map"]["label"]}
-    if "missing" not in told["worst"]:
-        view["worst"] = _worst(told["worst"], source)
-    if "missing" not in told["limit"]:
-        noises = [(name, found["rates"], found["gap"]) for name, found in told["limit"].items()]
+        if "missing" in results[name] and results[name]["missing"] not in {text.partition(": ")[2] for text in missing}:
+            missing.append(results[name]["missing"])
+    if "missing" not in results["map"]:
+        figures["attention"] = attended(results["map"], noise["rate"], noise["name"])
+        view["map"] = {"id": results["map"]["id"], "label": results["map"]["label"]}
+    if "missing" not in results["worst"]:
+        view["worst"] = _worst(results["worst"], source)
+    if "missing" not in results["limit"]:
+        noises = [(name, found["rates"], found["gap"]) for name, found in results["limit"].items()]
         first = next(iter(noises[0][2]))
         figures["gap"] = gap(describe(first), [(name, rates, found[first]) for name, rates, found in noises])
         view["gap"] = {"label": describe(first).label, "tables": [_gap(*one, source) for one in noises]}

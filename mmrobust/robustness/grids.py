@@ -32,8 +32,8 @@ def _names(noises: Sequence[Part[Any]]) -> list[str]:
     for part in noises:
         alike = [other.options for other in noises if other.use == part.use]
         apart = {key: v for key, v in part.options.items() if any(other.get(key) != v for other in alike)}
-        told = said(plain(apart))
-        names.append(f"{part.use} ({told})" if told else part.use)
+        options = said(plain(apart))
+        names.append(f"{part.use} ({options})" if options else part.use)
     return names
 
 
