@@ -286,6 +286,7 @@ def test_the_closed_form_takes_from_the_features_what_names_their_modality() -> 
         value.data += 2 * i
     out = outputs(3)
     before = after = 0.0
+    loss = torch.zeros(())
     for step in range(60):
         generic = {m: Stream(x[m], s.mask) for m, s in out.generic.items()}
         loss, figures = part(replace(out, generic=generic), {}, PROGRESS)

@@ -349,6 +349,7 @@ def test_a_classification_has_confusion_scores_of_each_class_and_a_line_for_chan
     rows = list(csv.DictReader(io.StringIO(files_of(page)["classes.csv"])))
     options: Any = {"labels": [0, 1, 2], "zero_division": 0}
     precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, guess, **options)
+    assert support is not None
     for i, row in enumerate(rows):
         expected = [recall[i], precision[i], f1[i], support[i]]
         assert [float(row[key]) for key in ("recall", "precision", "F1", "n")] == pytest.approx(expected)

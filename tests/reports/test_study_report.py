@@ -149,7 +149,9 @@ def test_files_hold_every_number_and_bold_is_the_best_in_page_and_latex_alike(
             assert [float(row[key]) for key in ("MAE", "MAE std", "MAE interval low")] == [
                 score["mean"], score["std"], score["interval"][0]]  # fmt: skip
             assert row["MAE p_holm"] == ("" if score["p_holm"] is None else str(score["p_holm"]))
-        sheet = re.search(rf'<table class="sheet wide" id="table-{name}".*?</table>', text, re.DOTALL)[0]
+        match = re.search(rf'<table class="sheet wide" id="table-{name}".*?</table>', text, re.DOTALL)
+        assert match is not None
+        sheet = match[0]
         tex = files[f"{name}.tex"]
         columns = len(quoted(record["tables"][0]["rows"]["variant_00"], "mae"))
         assert tex.count(r"\mathbf") == sheet.count("<b>") == columns  # the best one of each column

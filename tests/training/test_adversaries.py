@@ -24,7 +24,7 @@ def test_a_limited_adversary_moves_the_generic_extractor_alone_and_no_further_th
     seed.begin()
     seed.trained.train()
     views = seed.draw(seed.epoch.updates[0][0])
-    plain, full = {}, {}
+    plain, full, norms = {}, {}, {}
     for gradients, adversaries in ((plain, False), (full, True)):
         step.backward(views, seed.progress())
         if adversaries:
