@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrobust.contracts import Context, Split, Stream, Task
+from mmrobust.contracts import Context, Split, Task
 from mmrobust.data import Preparation
 from mmrobust.model.model import Model
 from mmrobust.recipe import Overrides, Recipe
@@ -58,7 +58,7 @@ class Ensemble:
         parts = []
         for index in torch.arange(len(split)).split(self.recipe.evaluate.batch_size):
             batch = split.batch(index).features
-            features = {m: _moved(batch[m].zeroed(), self.device) for m in self.context.modalities}
+            features = {m: batch[m].zeroed().to(self.device) for m in self.context.modalities}
             parts.append(torch.stack([model(features).prediction.float().cpu() for model in self.models]))
         return torch.cat(parts, 1)
 
@@ -126,8 +126,3 @@ def _why(run: RunFolder, numbers: Sequence[int], seeds: int | str) -> str:
         return text
     best = Checkpoints(run.seed(numbers[0])).best().state.best
     return text if best.get("value") is None else f"{text}, the best on the validation split of {len(run.seeds)} seeds"
-
-
-def _moved(stream: Stream, device: torch.device) -> Stream:
-    times = None if stream.times is None else stream.times.to(device)
-    return Stream(stream.x.to(device), stream.mask.to(device), times)
