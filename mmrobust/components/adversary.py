@@ -21,6 +21,7 @@ from mmrobust.components.examples import (
     common_shape,
     detached,
     erased_of,
+    figure_names,
     modality_examples,
     noise_examples,
     specific_streams,
@@ -93,8 +94,7 @@ class _Adversary(Objective):
         read = Shape(shape.width, 1) if unit == "step" else shape
         self.discriminator = context.make(Discriminator, discriminator, input=read, outputs=outputs)
         self.adam = OwnAdam(self.discriminator) if steps else None
-        figures = ("accuracy", "cross_entropy", "chance")
-        self.figures = (*figures, *(f"mf_{name}" for name in figures[:2])) if self.read_specific else figures
+        self.figures = figure_names(self.read_specific)
 
     def generic(self, out: Outputs, views: Mapping[str, Outputs], gate: Gate) -> Examples:
         """The NRGF, through a gate that lets its gradient pass, turns it round, or stops it."""

@@ -19,6 +19,7 @@ from mmrobust.components.examples import (
     Unit,
     common_shape,
     erased_of,
+    figure_names,
     modality_examples,
     noise_examples,
     specific_streams,
@@ -87,8 +88,7 @@ class _Discriminant(Objective):
         self.unit: Unit = unit
         self.ridge = ridge
         self.read_specific = specific_streams(context)
-        figures = ("accuracy", "cross_entropy", "chance")
-        self.figures = (*figures, *(f"mf_{name}" for name in figures[:2])) if self.read_specific else figures
+        self.figures = figure_names(self.read_specific)
 
     def examples(self, out: Outputs, side: str) -> Examples:
         """The features of one side, `generic` or `specific`, and their groups."""

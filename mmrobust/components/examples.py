@@ -19,6 +19,7 @@ __all__ = [
     "common_shape",
     "detached",
     "erased_of",
+    "figure_names",
     "modality_examples",
     "noise_examples",
     "specific_streams",
@@ -72,6 +73,12 @@ class Examples:
             torch.cat([part.counts for part in parts]),
             parts[0].answers,
         )
+
+
+def figure_names(reads_specific: bool) -> tuple[str, ...]:
+    """What an adversary reports: how well the discriminator does on the NRGF, and on the MFs where it reads them."""
+    names = ("accuracy", "cross_entropy", "chance")
+    return (*names, *(f"mf_{name}" for name in names[:2])) if reads_specific else names
 
 
 def modality_examples(streams: Streams, unit: Unit) -> Examples:
